@@ -1,0 +1,65 @@
+"""The exception tree. Every error a user can cause is a PenstockError whose message is one line:
+what happened (with the value), why that is a problem, what to do. Anything else is our own mistake.
+
+    PenstockError
+    ├── ConfigError          an option is unknown, absurd, or contradicts another
+    ├── ModelNotFoundError   MODEL is no folder, no embedded name, no repository that can be reached
+    ├── ModelLoadError       the checkpoint cannot be served; `code` says which of the known ways
+    ├── InvalidRequestError  a prompt or sampling parameter is refused; `param` names it
+    │   └── ContextLengthError   prompt (+ what was asked) cannot fit
+    ├── OutOfMemoryError     the plan does not fit this machine; the numbers are in the message
+    ├── BackendError         a backend or ISA was asked for that this build or machine lacks
+    └── EngineError          a broken invariant ended a step; the request was freed
+"""
+
+
+class PenstockError(Exception):
+    """Base of everything a user may catch. `str(error)` is one line, fit to be printed as it is."""
+
+    exit_code = 1
+
+
+class ConfigError(PenstockError):
+    exit_code = 64
+
+
+class ModelNotFoundError(PenstockError):
+    exit_code = 66
+
+
+class ModelLoadError(PenstockError):
+    """`code` is one of reliability.md section 5: bad_header, truncated, missing_shard, bad_config ..."""
+
+    exit_code = 65
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class InvalidRequestError(PenstockError):
+    """`param` is the name of the offending parameter, as the user wrote it."""
+
+    exit_code = 64
+
+    def __init__(self, message: str, *, param: str, code: str = "invalid_value") -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code
+
+
+class ContextLengthError(InvalidRequestError):
+    def __init__(self, message: str, *, param: str = "prompt") -> None:
+        super().__init__(message, param=param, code="context_length_exceeded")
+
+
+class OutOfMemoryError(PenstockError):
+    exit_code = 71
+
+
+class BackendError(PenstockError):
+    exit_code = 69
+
+
+class EngineError(PenstockError):
+    exit_code = 70

@@ -1,0 +1,67 @@
+"""Registry: the plug-ins of one seam, by name. Being a file in the seam's folder is being registered.
+
+Every seam owns one; every room reads them. An unknown name is refused with the nearest known one.
+"""
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+from penstock.errors import ConfigError
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Names to plug-ins. Importing `folder` (a dotted package) on first use registers what lies in it.
+
+    >>> colours: Registry[int] = Registry("colour")
+    >>> colours.register("red")(1)
+    1
+    >>> colours["red"]
+    1
+    >>> colours["rad"]
+    Traceback (most recent call last):
+    penstock.errors.ConfigError: unknown colour 'rad'; known: red. Did you mean 'red'?
+    """
+
+    def __init__(self, noun: str, folder: str | None = None) -> None:
+        self._noun = noun
+        self._folder = folder
+        self._entries: dict[str, T] = {}
+
+    def register(self, *names: str) -> Callable[[T], T]:
+        def keep(entry: T) -> T:
+            for name in names:
+                assert name not in self._entries, f"{self._noun} {name!r} is registered twice"
+                self._entries[name] = entry
+            return entry
+
+        return keep
+
+    def _load(self) -> dict[str, T]:
+        if self._folder is not None:
+            folder, self._folder = self._folder, None
+            package = importlib.import_module(folder)
+            for module in sorted(m.name for m in pkgutil.iter_modules(package.__path__)):
+                importlib.import_module(f"{folder}.{module}")
+        return self._entries
+
+    def __getitem__(self, name: str) -> T:
+        entries = self._load()
+        if name in entries:
+            return entries[name]
+        near = difflib.get_close_matches(name, entries, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"unknown {self._noun} {name!r}; known: {', '.join(sorted(entries))}.{hint}")
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._load()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._load()))
+
+    def __len__(self) -> int:
+        return len(self._load())

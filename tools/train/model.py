@@ -1,0 +1,128 @@
+"""The Llama-shaped network that tools/train trains, in plain torch.
+
+Called by train.py and evaluate.py. Parameter names are those of a Hugging Face Llama checkpoint, so
+that export is a copy. It has no KV cache and refuses nothing: inference is the engine's work.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tools.train.recipe import ModelShape
+
+
+class RMSNorm(nn.Module):
+    """y = x / rms(x) * weight, over the last axis."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self._eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, (x.shape[-1],), self.weight, self._eps)
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention with rotary positions (halves rotated, as Llama checkpoints expect)."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self._heads, self._kv_heads, self._width = shape.num_heads, shape.num_kv_heads, shape.head_dim
+        self.q_proj = nn.Linear(shape.hidden_size, self._heads * self._width, bias=False)
+        self.k_proj = nn.Linear(shape.hidden_size, self._kv_heads * self._width, bias=False)
+        self.v_proj = nn.Linear(shape.hidden_size, self._kv_heads * self._width, bias=False)
+        self.o_proj = nn.Linear(self._heads * self._width, shape.hidden_size, bias=False)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        rows, length, _ = x.shape
+        q = self.q_proj(x).view(rows, length, self._heads, self._width).transpose(1, 2)
+        k = self.k_proj(x).view(rows, length, self._kv_heads, self._width).transpose(1, 2)
+        v = self.v_proj(x).view(rows, length, self._kv_heads, self._width).transpose(1, 2)
+        group = self._heads // self._kv_heads
+        k = _rotate(k, cos, sin).repeat_interleave(group, dim=1)
+        v = v.repeat_interleave(group, dim=1)
+        y = F.scaled_dot_product_attention(_rotate(q, cos, sin), k, v, is_causal=True)
+        return self.o_proj(y.transpose(1, 2).reshape(rows, length, -1))
+
+
+class MLP(nn.Module):
+    """down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(shape.hidden_size, shape.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(shape.hidden_size, shape.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(shape.intermediate_size, shape.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Layer(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
+        self.self_attn = Attention(shape)
+        self.post_attention_layernorm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
+        self.mlp = MLP(shape)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Decoder(nn.Module):
+    """Embedding, layers, final norm. `forward` returns hidden rows; the head is the embedding, tied."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.embed_tokens = nn.Embedding(shape.vocab_size, shape.hidden_size)
+        self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.num_layers))
+        self.norm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        cos, sin = _rope(tokens.shape[1], self.shape, self.embed_tokens.weight.dtype)
+        x = self.embed_tokens(tokens)
+        for layer in self.layers:
+            x = layer(x, cos, sin)
+        return self.norm(x)
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        return F.linear(self(tokens), self.embed_tokens.weight)
+
+    def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Mean nats per target; a target of -100 does not count."""
+        return F.cross_entropy(self.logits(tokens).flatten(0, 1).float(), targets.flatten(), ignore_index=-100)
+
+    def checkpoint_names(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter under the name that `LlamaForCausalLM` gives it."""
+        for name, parameter in self.named_parameters():
+            yield f"model.{name}", parameter
+
+
+def init_weights(model: Decoder, seed: int) -> None:
+    """Normal, 0.02; what writes to the residual stream is scaled down by sqrt(2 * layers) (GPT-2)."""
+    generator = torch.Generator().manual_seed(seed)
+    residual_scale = (2 * model.shape.num_layers) ** -0.5
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2:
+            scale = residual_scale if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0
+            nn.init.normal_(parameter, std=0.02 * scale, generator=generator)
+
+
+def _rope(length: int, shape: ModelShape, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.float32) / shape.head_dim
+    angles = torch.outer(torch.arange(length, dtype=torch.float32), shape.rope_theta**-exponents)
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
