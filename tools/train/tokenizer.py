@@ -1,0 +1,86 @@
+"""The tokenizer of the embedded models: byte-level BPE, trained on the train split only.
+
+Called by __main__.py. Every byte string round-trips: there is no normalizer and no unknown token.
+Special tokens take the first ids, in the order below, so that a retrained vocabulary does not move them.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from tools.train.data import Document
+
+BEGIN, END, PAD = "<|begin|>", "<|end|>", "<|pad|>"
+SYSTEM, USER, ASSISTANT, TOOL, TURN_END = "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>", "<|turn_end|>"
+FIM_PREFIX, FIM_SUFFIX, FIM_MIDDLE = "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"
+SPECIAL_TOKENS = (
+    *(BEGIN, END, PAD, SYSTEM, USER, ASSISTANT, TOOL, TURN_END, FIM_PREFIX, FIM_SUFFIX, FIM_MIDDLE),
+    *("<|tool_call|>", "<|tool_call_end|>", "<|think|>", "<|think_end|>"),
+    *(f"<|reserved_{number}|>" for number in range(17)),
+)
+
+# Words take one leading space, digits come in threes, a run of spaces before a word stays one token (indentation).
+_PIECES = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+CHAT_TEMPLATE = (
+    "{{ bos_token }}"
+    "{% for message in messages %}"
+    "{% if message['role'] not in ['system', 'user', 'assistant', 'tool'] %}"
+    "{{ raise_exception('unknown role ' + message['role'] + '; use system, user, assistant or tool') }}"
+    "{% endif %}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] + '<|turn_end|>' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+
+def train_tokenizer(documents: Iterable[Document], vocab_size: int) -> Tokenizer:
+    """Train on `documents`, which must be of the train split alone."""
+    tokenizer = Tokenizer(models.BPE(byte_fallback=False))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_PIECES), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((document.text for document in documents), trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BEGIN} $A",
+        pair=f"{BEGIN} $A {BEGIN} $B:1",
+        special_tokens=[(BEGIN, tokenizer.token_to_id(BEGIN))],
+    )
+    return tokenizer
+
+
+def bytes_per_token(tokenizer: Tokenizer, documents: Iterable[Document]) -> float:
+    """Mean bytes of text that one token stands for: the tokenizer's compression."""
+    texts = [document.text for document in documents]
+    num_tokens = sum(len(row.ids) for row in tokenizer.encode_batch(texts, add_special_tokens=False))
+    return sum(len(text.encode()) for text in texts) / num_tokens
+
+
+def write_tokenizer(folder: Path, tokenizer: Tokenizer, max_context_tokens: int) -> None:
+    """Write tokenizer.json and tokenizer_config.json as Hugging Face lays them out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": BEGIN,
+        "eos_token": END,
+        "pad_token": PAD,
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": max_context_tokens,
+        "chat_template": CHAT_TEMPLATE,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
