@@ -1,0 +1,181 @@
+// The extension module penstock._native: what the machine is, packing, probes; programs and test entries are beside.
+#include "bind.h"
+
+#include <chrono>
+#include <new>
+
+#include "pack.h"
+#include "threads.h"
+
+namespace penstock {
+
+void check(bool holds, const char* what) {
+    if (!holds) throw nb::value_error(what);
+}
+
+Format format_of(const std::string& name) {
+    static constexpr std::pair<const char*, Format> kNames[] = {
+        {"float32", Format::kFloat32},   {"float16", Format::kFloat16},   {"bfloat16", Format::kBFloat16},
+        {"int8", Format::kInt8},         {"int4_g32", Format::kInt4G32},  {"int4_g64", Format::kInt4G64},
+        {"int4_g128", Format::kInt4G128}};
+    for (const auto& [known, format] : kNames)
+        if (name == known) return format;
+    throw nb::value_error(("no weight format " + name).c_str());
+}
+
+OperandKind kind_of(const std::string& name) {
+    if (name == "float32") return OperandKind::kFloat32;
+    if (name == "bfloat16") return OperandKind::kBFloat16;
+    if (name == "int8") return OperandKind::kInt8;
+    throw nb::value_error(("no operand kind " + name).c_str());
+}
+
+const Candidate& candidate_of(const std::string& isa) {
+    const Candidate* found = find_candidate(isa);
+    if (found == nullptr) throw nb::value_error(("this build or machine has no ISA " + isa).c_str());
+    return *found;
+}
+
+PackedWeight weight_of(const std::string& format, const Array<const uint8_t>& packed, int64_t n, int64_t k) {
+    const Format f = format_of(format);
+    check(n > 0 && k > 0, "a weight needs n > 0 and k > 0");
+    PackedWeight w{f, n, k, round_up(k, 64), (n + kPanel - 1) / kPanel, panel_bytes(f, k),
+                   reinterpret_cast<const std::byte*>(packed.data())};
+    check(static_cast<int64_t>(packed.size()) == w.num_panels * w.panel_bytes, "packed size is not panels * panel_bytes");
+    check(reinterpret_cast<uintptr_t>(packed.data()) % 64 == 0, "packed weights must be 64-byte aligned");
+    return w;
+}
+
+namespace {
+
+SourceMatrix source_of(const nb::ndarray<nb::ro, nb::device::cpu>& w, const std::string& dtype) {
+    check(w.ndim() == 2 && w.stride(1) == 1, "a source matrix is [n, k] with contiguous rows");
+    const Format f = format_of(dtype);
+    check(f == Format::kFloat32 || f == Format::kFloat16 || f == Format::kBFloat16, "source dtype must be a float");
+    check(w.itemsize() == (f == Format::kFloat32 ? 4U : 2U), "source dtype does not match its item size");
+    return {w.data(), f, static_cast<int64_t>(w.shape(0)), static_cast<int64_t>(w.shape(1)), w.stride(0)};
+}
+
+struct PackJob {
+    SourceMatrix source;
+    Format format;
+    std::byte* out;
+    Units* units;
+    std::atomic<bool> finite{true};
+};
+
+// Packs into `out` with every worker of the pool; false: the source holds NaN or Inf.
+bool pack(Pool& pool, const nb::ndarray<nb::ro, nb::device::cpu>& w, const std::string& dtype,
+          const std::string& format, Array<uint8_t> out) {
+    const SourceMatrix source = source_of(w, dtype);
+    const Format f = format_of(format);
+    const int64_t panels = (source.n + kPanel - 1) / kPanel;
+    check(static_cast<int64_t>(out.size()) == panels * panel_bytes(f, source.k), "out is not panels * panel_bytes");
+    Units units(pool.workers());
+    units.reset(panels);
+    PackJob job{source, f, reinterpret_cast<std::byte*>(out.data()), &units};
+    nb::gil_scoped_release release;
+    pool.run({[](void* self, int worker) noexcept {
+                  auto& job = *static_cast<PackJob*>(self);
+                  int64_t begin = 0, end = 0;
+                  while (job.units->take(worker, 8, begin, end))
+                      if (!pack_panels(job.source, job.format, job.out, begin, end)) job.finite = false;
+              },
+              &job});
+    return job.finite;
+}
+
+struct ProbeJob {
+    const ProbeTable* probes;
+    const std::byte* data;
+    int64_t bytes;  // per worker
+    int64_t rounds;
+    bool is_int8;
+    std::atomic<uint64_t> sink{0};
+    std::vector<double> operations;
+};
+
+double seconds_of(Pool& pool, Job job) {
+    const auto start = std::chrono::steady_clock::now();
+    pool.run(job);
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// Bytes per second that all workers together read from a buffer of `bytes`; the best of `repeats`.
+double probe_read(Pool& pool, const std::string& isa, int64_t bytes, int repeats) {
+    const int64_t part = bytes / pool.workers() / 4096 * 4096;
+    check(part > 0, "too few bytes to read");
+    const auto total = static_cast<std::size_t>(part * pool.workers());
+    auto* data = static_cast<std::byte*>(std::aligned_alloc(4096, total));
+    if (data == nullptr) throw std::bad_alloc();
+    for (std::size_t i = 0; i < total; i += 64) data[i] = static_cast<std::byte>(i >> 6);
+    ProbeJob job{&candidate_of(isa).probes(), data, part, 0, false, {}, {}};
+    double best = 0;
+    {
+        nb::gil_scoped_release release;
+        for (int i = 0; i < repeats; ++i) {
+            const double s = seconds_of(pool, {[](void* self, int worker) noexcept {
+                                                   auto& j = *static_cast<ProbeJob*>(self);
+                                                   j.sink += j.probes->read(j.data + worker * j.bytes, j.bytes);
+                                               },
+                                               &job});
+            const double rate = static_cast<double>(total) / s;
+            best = rate > best ? rate : best;
+        }
+    }
+    std::free(data);
+    return best;
+}
+
+// Operations per second of all workers together: fp32 multiply-adds, or u8 x s8 dot products.
+double probe_compute(Pool& pool, const std::string& isa, bool is_int8, int repeats) {
+    ProbeJob job{&candidate_of(isa).probes(), nullptr, 0, 2'000'000, is_int8, {}, {}};
+    job.operations.resize(static_cast<std::size_t>(pool.workers()));
+    double best = 0;
+    nb::gil_scoped_release release;
+    for (int i = 0; i < repeats; ++i) {
+        const double s = seconds_of(pool, {[](void* self, int worker) noexcept {
+                                               auto& j = *static_cast<ProbeJob*>(self);
+                                               float sink = 0;
+                                               FlopsProbe* probe = j.is_int8 ? j.probes->int8 : j.probes->float32;
+                                               j.operations[static_cast<std::size_t>(worker)] = probe(j.rounds, &sink);
+                                               j.sink += static_cast<uint64_t>(sink != 0);
+                                           },
+                                           &job});
+        double operations = 0;
+        for (double o : job.operations) operations += o;
+        best = operations / s > best ? operations / s : best;
+    }
+    return best;
+}
+
+}  // namespace
+}  // namespace penstock
+
+NB_MODULE(_native, m) {
+    using namespace penstock;
+    m.def("isas", [] {
+        std::vector<std::string> names;
+        for (const Candidate* candidate : candidates()) names.emplace_back(candidate->isa);
+        return names;
+    });
+    m.def("best_isa", [] { return std::string(choose().isa); });
+    m.def("cpu_name", [] { return cpu().name; });
+    m.def("panel_bytes", [](const std::string& format, int64_t k) { return panel_bytes(format_of(format), k); });
+    m.def("all_finite", [](nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu> values, const std::string& dtype) {
+        nb::gil_scoped_release release;
+        return all_finite(values.data(), format_of(dtype), static_cast<int64_t>(values.size()));
+    });
+    nb::class_<Pool>(m, "Pool")
+        .def("__init__",
+             [](Pool* self, int workers) {
+                 check(workers >= 1 && workers <= 1024, "a pool has 1 to 1024 workers");
+                 new (self) Pool(workers);
+             })
+        .def_prop_ro("workers", &Pool::workers)
+        .def("pack", &pack)
+        .def("probe_read", &probe_read)
+        .def("probe_compute", &probe_compute);
+    bind_program(m);
+    bind_tests(m);
+}

@@ -1,0 +1,230 @@
+// Entries for the contract tests: one kernel of one instruction set on plain arrays. Not used by the product.
+#include "bind.h"
+
+#include <cstring>
+
+#include "pack.h"
+#include "threads.h"
+
+namespace penstock {
+namespace {
+
+using F32 = Array<const float>;
+using I32 = Array<const int32_t>;
+
+// Memory of one operand, every byte poisoned first: what a kernel does not write must not be read.
+class OperandMemory {
+  public:
+    OperandMemory(OperandKind kind, int64_t rows, int64_t k)
+        : data_(static_cast<std::size_t>(operand_bytes(kind, rows, k)) + 64, std::byte{0x7f}),
+          scale_(static_cast<std::size_t>(round_up(rows, 16) * (round_up(k, 64) / 128 + 1)), 1e30f),
+          sum_(static_cast<std::size_t>(round_up(rows, 16) * round_up(k, 64) / 32), 0x7f7f7f7f) {
+        auto at = reinterpret_cast<uintptr_t>(data_.data());
+        operand = {kind, round_up(k, 64), reinterpret_cast<void*>((at + 63) / 64 * 64), scale_.data(), sum_.data()};
+    }
+    Operand operand;
+
+  private:
+    std::vector<std::byte> data_;
+    std::vector<float> scale_;
+    std::vector<int32_t> sum_;
+};
+
+Pool& test_pool() {
+    static Pool pool(1);
+    return pool;
+}
+
+template <class F>
+void run_here(F&& body) {  // on the pool's caller, so that FTZ and DAZ are set as in a step
+    test_pool().run({[](void* self, int) noexcept { (*static_cast<F*>(self))(test_pool().scratch(0)); }, &body});
+}
+
+NumpyArray<uint8_t> pack_one(const std::string& format, const nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>& w,
+                             const std::string& dtype) {
+    const Format f = format_of(format);
+    check(w.ndim() == 2, "w is [n, k]");
+    const auto n = static_cast<int64_t>(w.shape(0)), k = static_cast<int64_t>(w.shape(1));
+    const int64_t panels = (n + kPanel - 1) / kPanel;
+    auto out = make_array<uint8_t>({static_cast<std::size_t>(panels * panel_bytes(f, k))});
+    const SourceMatrix source{w.data(), format_of(dtype), n, k, k};
+    check(pack_panels(source, f, reinterpret_cast<std::byte*>(out.data()), 0, panels), "NaN or Inf in the source");
+    return out;
+}
+
+NumpyArray<float> unpack_one(const std::string& format, Array<const uint8_t> packed, int64_t n, int64_t k) {
+    auto out = make_array<float>({static_cast<std::size_t>(n), static_cast<std::size_t>(k)});
+    unpack_panels(weight_of(format, packed, n, k), out.data());
+    return out;
+}
+
+OperandKernel* operand_kernel(const KernelTable& t, OperandKind kind) {
+    return kind == OperandKind::kFloat32    ? t.operand_float32
+           : kind == OperandKind::kBFloat16 ? t.operand_bfloat16
+                                            : t.operand_int8;
+}
+
+LinearKernel* linear_kernel(const KernelTable& t, Format f) {
+    switch (f) {
+        case Format::kFloat32: return t.linear_float32;
+        case Format::kFloat16: return t.linear_float16;
+        case Format::kBFloat16: return t.linear_bfloat16;
+        case Format::kInt8: return t.linear_int8;
+        default: return t.linear_int4;
+    }
+}
+
+NumpyArray<float> test_linear(const std::string& isa, const std::string& format, Array<const uint8_t> packed, int64_t n,
+                              int64_t k, F32 x, const std::optional<F32>& bias, const std::optional<F32>& addend) {
+    const KernelTable& t = candidate_of(isa).table();
+    const PackedWeight w = weight_of(format, packed, n, k);
+    check(x.ndim() == 2 && static_cast<int64_t>(x.shape(1)) == k, "x is [T, K]");
+    const auto rows = static_cast<int64_t>(x.shape(0));
+    check(!bias || static_cast<int64_t>(bias->size()) == n, "bias is [N]");
+    check(!addend || static_cast<int64_t>(addend->size()) == rows * n, "addend is [T, N]");
+    OperandMemory memory(operand_of(w.format), rows, k);
+    auto out = make_array<float>({static_cast<std::size_t>(rows), static_cast<std::size_t>(n)});
+    const LinearOut y{out.data(), n, bias ? bias->data() : nullptr, addend ? addend->data() : nullptr, n};
+    run_here([&](std::byte* scratch) noexcept {
+        operand_kernel(t, memory.operand.kind)(x.data(), k, k, memory.operand, 0, rows);
+        const int64_t half = w.num_panels / 2;  // two calls, as two workers would make them
+        linear_kernel(t, w.format)(w, memory.operand, rows, y, half, w.num_panels, scratch);
+        if (half > 0) linear_kernel(t, w.format)(w, memory.operand, rows, y, 0, half, scratch);
+    });
+    return out;
+}
+
+// Rows of an operand widened to fp32.
+NumpyArray<float> read_operand(const Operand& a, int64_t rows, int64_t width) {
+    auto out = make_array<float>({static_cast<std::size_t>(rows), static_cast<std::size_t>(width)});
+    const int64_t blocks = (a.k_padded + 127) / 128;
+    for (int64_t r = 0; r < rows; ++r)
+        for (int64_t c = 0; c < width; ++c) {
+            float v = 0;
+            if (a.kind == OperandKind::kFloat32) {
+                v = static_cast<const float*>(a.data)[r * a.k_padded + c];
+            } else if (a.kind == OperandKind::kBFloat16) {
+                const uint16_t h = static_cast<const uint16_t*>(
+                    a.data)[((r / 16) * (a.k_padded / 32) + c / 32) * 512 + (r % 16) * 32 + c % 32];
+                const uint32_t u = static_cast<uint32_t>(h) << 16;
+                std::memcpy(&v, &u, 4);
+            } else {
+                const int8_t q = static_cast<const int8_t*>(
+                    a.data)[((r / 16) * (a.k_padded / 64) + c / 64) * 1024 + (r % 16) * 64 + c % 64];
+                v = static_cast<float>(q) * a.scale[((r / 16) * blocks + c / 128) * 16 + r % 16];
+            }
+            out.data()[r * width + c] = v;
+        }
+    return out;
+}
+
+NumpyArray<float> test_norm(const std::string& isa, const std::string& kind, F32 x, F32 weight, float eps, float offset) {
+    const KernelTable& t = candidate_of(isa).table();
+    check(x.ndim() == 2 && weight.size() == x.shape(1), "x is [T, H], weight is [H]");
+    const auto rows = static_cast<int64_t>(x.shape(0)), width = static_cast<int64_t>(x.shape(1));
+    OperandMemory memory(kind_of(kind), rows, width);
+    const NormArgs args{x.data(), width, width, weight.data(), eps, offset, nullptr, memory.operand};
+    run_here([&](std::byte* scratch) noexcept { t.norm(args, 0, rows, scratch); });
+    return read_operand(memory.operand, rows, width);
+}
+
+NumpyArray<float> test_gated(const std::string& isa, const std::string& kind, F32 x, const std::string& act) {
+    const KernelTable& t = candidate_of(isa).table();
+    check(x.ndim() == 2 && x.shape(1) % 2 == 0, "x is [T, 2F]");
+    const auto rows = static_cast<int64_t>(x.shape(0)), width = static_cast<int64_t>(x.shape(1)) / 2;
+    OperandMemory memory(kind_of(kind), rows, width);
+    const Activation a = act == "silu" ? Activation::kSilu : act == "gelu" ? Activation::kGelu : Activation::kGeluTanh;
+    const GatedArgs args{x.data(), 2 * width, width, a, memory.operand};
+    run_here([&](std::byte* scratch) noexcept { t.gated(args, 0, rows, scratch); });
+    return read_operand(memory.operand, rows, width);
+}
+
+NumpyArray<float> test_attention(const std::string& isa, bool is_float32, F32 qkv, int num_heads, int num_kv_heads,
+                                 int head_dim, I32 positions, I32 query_start, I32 context_len, I32 block_table,
+                                 Array<uint8_t> kv_pool, F32 cos, F32 sin, float scale, float softcap, int window,
+                                 int row_chunk, const std::optional<F32>& q_norm, const std::optional<F32>& k_norm) {
+    const KernelTable& t = candidate_of(isa).table();
+    const auto rows = static_cast<int64_t>(qkv.shape(0)), requests = static_cast<int64_t>(context_len.size());
+    check(static_cast<int64_t>(qkv.shape(1)) == int64_t{num_heads + 2 * num_kv_heads} * head_dim, "qkv is [T, Q + 2C]");
+    const int padded = static_cast<int>(round_up(head_dim, 32));
+    const KVLayer kv{reinterpret_cast<std::byte*>(kv_pool.data()),
+                     int64_t{num_kv_heads} * 2 * kBlockTokens * padded * (is_float32 ? 4 : 2), num_kv_heads, head_dim,
+                     padded, is_float32};
+    std::vector<int32_t> row_request(static_cast<std::size_t>(rows));
+    for (int64_t b = 0; b < requests; ++b)
+        for (int32_t r = query_start.data()[b]; r < query_start.data()[b + 1]; ++r)
+            row_request[static_cast<std::size_t>(r)] = static_cast<int32_t>(b);
+    const Batch batch{rows, requests, static_cast<int64_t>(block_table.shape(1)), positions.data(), positions.data(),
+                      query_start.data(), context_len.data(), row_request.data()};
+    std::vector<float> q(static_cast<std::size_t>(rows * num_heads * padded) + 16);
+    auto y = make_array<float>({static_cast<std::size_t>(rows), static_cast<std::size_t>(num_heads * head_dim)});
+    const int rotary = static_cast<int>(cos.shape(1)) * 2;
+    const RopeWriteArgs rope{qkv.data(), static_cast<int64_t>(qkv.shape(1)), num_heads, rotary,
+                             q_norm ? q_norm->data() : nullptr, k_norm ? k_norm->data() : nullptr, 1e-6f, 0.0f,
+                             cos.data(), sin.data(), block_table.data(), kv, q.data()};
+    const AttentionArgs attention{q.data(), num_heads, scale, softcap, window, block_table.data(), kv, y.data(),
+                                  int64_t{num_heads} * head_dim};
+    run_here([&](std::byte* scratch) noexcept {
+        for (int64_t h = 0; h < num_kv_heads; ++h) t.rope_write(rope, batch, h, scratch);
+        AttentionKernel* kernel = is_float32 ? t.attention_float32 : t.attention_bfloat16;
+        for (int64_t b = 0; b < requests; ++b)
+            for (int64_t h = 0; h < num_kv_heads; ++h)
+                for (int64_t r = query_start.data()[b]; r < query_start.data()[b + 1]; r += row_chunk) {
+                    const int64_t end = r + row_chunk, last = query_start.data()[b + 1];
+                    kernel(attention, batch, b, h, r, end < last ? end : last, scratch);
+                }
+    });
+    return y;
+}
+
+nb::dict test_sample(const std::string& isa, F32 logits, const nb::dict& fields, int max_logprobs) {
+    const KernelTable& t = candidate_of(isa).table();
+    const auto rows = static_cast<int64_t>(logits.shape(0)), vocab = static_cast<int64_t>(logits.shape(1));
+    test_pool().reserve_scratch(sample_scratch_bytes(vocab));
+    const auto r = static_cast<std::size_t>(rows), columns = static_cast<std::size_t>(max_logprobs);
+    auto sampled = make_array<int32_t>({r}), rank = make_array<int32_t>({r});
+    auto logprob = make_array<float>({r});
+    auto top_token = make_array<int32_t>({r, columns});
+    auto top_logprob = make_array<float>({r, columns});
+    std::fill_n(top_token.data(), r * columns, -1);
+    std::fill_n(top_logprob.data(), r * columns, 0.0f);
+    const auto f32 = [&](const char* name) { return nb::cast<F32>(fields[name]).data(); };
+    const auto i32 = [&](const char* name) { return nb::cast<I32>(fields[name]).data(); };
+    const nb::object allowed = fields["allowed"];
+    const SampleArgs args{logits.data(), vocab, f32("temperature"), f32("top_p"), f32("min_p"), f32("typical_p"),
+                          f32("repetition_penalty"), f32("presence_penalty"), f32("frequency_penalty"), i32("top_k"),
+                          i32("target"), i32("num_logprobs"), nb::cast<Array<const uint64_t>>(fields["seed"]).data(),
+                          nb::cast<Array<const int64_t>>(fields["position"]).data(), i32("history_start"),
+                          i32("history_token"), i32("history_count"), i32("bias_start"), i32("bias_token"),
+                          f32("bias_value"),
+                          allowed.is_none() ? nullptr : nb::cast<Array<const uint32_t>>(allowed).data(), max_logprobs,
+                          sampled.data(), logprob.data(), rank.data(), top_token.data(), top_logprob.data()};
+    run_here([&](std::byte* scratch) noexcept {
+        for (int64_t row = 0; row < rows; ++row) t.sample(args, row, scratch);
+    });
+    nb::dict out;
+    out["sampled"] = sampled;
+    out["logprob"] = logprob;
+    out["rank"] = rank;
+    out["top_token"] = top_token;
+    out["top_logprob"] = top_logprob;
+    return out;
+}
+
+}  // namespace
+
+void bind_tests(nb::module_& m) {
+    m.def("pack", &pack_one);
+    m.def("unpack", &unpack_one);
+    m.def("test_linear", &test_linear, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+          nb::arg().none(), nb::arg().none());
+    m.def("test_norm", &test_norm);
+    m.def("test_gated", &test_gated);
+    m.def("test_attention", &test_attention, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+          nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+          nb::arg().none() = nb::none(), nb::arg().none() = nb::none());
+    m.def("test_sample", &test_sample);
+    m.def("set_break", [](int kind) { g_break_invariance = kind; });
+}
+
+}  // namespace penstock

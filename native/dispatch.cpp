@@ -1,0 +1,93 @@
+// The only file that asks what the CPU can do.
+#include "dispatch.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+namespace penstock {
+
+int g_break_invariance = 0;
+
+#define PENSTOCK_DECLARE(isa)             \
+    namespace isa {                       \
+    const KernelTable& table() noexcept;  \
+    const ProbeTable& probes() noexcept;  \
+    }
+PENSTOCK_DECLARE(scalar)
+PENSTOCK_DECLARE(avx2)
+PENSTOCK_DECLARE(avx512)
+PENSTOCK_DECLARE(amx)
+PENSTOCK_DECLARE(amx_emulated)
+
+namespace {
+
+Cpu detect() {
+    Cpu cpu;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    cpu.avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+    cpu.avx512 = cpu.avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                 __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                 __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512vnni") &&
+                 __builtin_cpu_supports("avx512vbmi");
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    if (cpu.avx512 && __get_cpuid_count(7, 0, &a, &b, &c, &d)) {
+        constexpr unsigned kAmx = (1U << 22) | (1U << 24) | (1U << 25);  // bf16, tile, int8
+        constexpr long kRequestPermission = 0x1023, kTileData = 18;     // ARCH_REQ_XCOMP_PERM, XTILEDATA
+        if ((d & kAmx) == kAmx) cpu.amx = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+    }
+    unsigned words[12] = {};
+    for (unsigned i = 0; i < 3; ++i)
+        __get_cpuid(0x80000002U + i, &words[4 * i], &words[4 * i + 1], &words[4 * i + 2], &words[4 * i + 3]);
+    cpu.name.assign(reinterpret_cast<const char*>(words), sizeof words);
+    cpu.name.resize(cpu.name.find('\0') == std::string::npos ? cpu.name.size() : cpu.name.find('\0'));
+#endif
+    return cpu;
+}
+
+const Candidate kCandidates[] = {
+#if defined(PENSTOCK_HAS_AMX)
+    {"amx", [](const Cpu& cpu) { return cpu.amx; }, amx::table, avx512::probes, false},
+#endif
+#if defined(PENSTOCK_HAS_AVX512)
+    {"avx512", [](const Cpu& cpu) { return cpu.avx512; }, avx512::table, avx512::probes, false},
+#endif
+#if defined(PENSTOCK_HAS_AVX2)
+    {"avx2", [](const Cpu& cpu) { return cpu.avx2; }, avx2::table, avx2::probes, false},
+#endif
+    {"scalar", [](const Cpu&) { return true; }, scalar::table, scalar::probes, false},
+#if defined(PENSTOCK_HAS_AMX_EMULATED)
+    {"amx_emulated", [](const Cpu& cpu) { return cpu.avx512; }, amx_emulated::table, avx512::probes, true},
+#endif
+};
+
+}  // namespace
+
+const Cpu& cpu() {
+    static const Cpu kCpu = detect();
+    return kCpu;
+}
+
+std::vector<const Candidate*> candidates() {
+    std::vector<const Candidate*> out;
+    for (const auto& candidate : kCandidates)
+        if (candidate.runs_on(cpu())) out.push_back(&candidate);
+    return out;
+}
+
+const Candidate* find_candidate(std::string_view isa) {
+    for (const Candidate* candidate : candidates())
+        if (candidate->isa == isa) return candidate;
+    return nullptr;
+}
+
+const Candidate& choose() {
+    for (const Candidate* candidate : candidates())
+        if (!candidate->is_for_tests) return *candidate;
+    __builtin_unreachable();  // scalar runs on every machine
+}
+
+}  // namespace penstock

@@ -1,0 +1,91 @@
+// y = W x under the BF16 contract: the arithmetic of TDPBF16PS, in fp32 FMAs.
+//
+//     for each 32 k, ascending:
+//         e = +0; for k = 0, 2 .. 30: e = fma(x[t, k], w[n, k], e)      one rounding each, FTZ and DAZ
+//         o = +0; for k = 1, 3 .. 31: o = fma(x[t, k], w[n, k], o)
+//         acc = acc + (e + o)                                           acc from +0
+//     y[t, n] = acc
+//
+// x and w are bf16, widened exactly. VDPBF16PS rounds otherwise and is never used (kernels.md 6).
+// Cost: 2*N*K bytes of weights, 2*T*N*K operations; memory-bound up to about four rows.
+#include "kernels/linear_float.h"
+
+namespace penstock::PENSTOCK_ISA {
+namespace {
+
+struct BFloat16Kernel {
+    static constexpr int64_t kChunk = 128;
+    static constexpr int64_t kBytesPerK = 64;
+    static constexpr int64_t kAheadBytes = 4096;
+#if defined(__AVX512F__)
+    static constexpr int kMaxRows = 6;  // 24 sums, 4 weights
+#elif defined(__AVX2__)
+    static constexpr int kMaxRows = 3;  // 12 sums
+#else
+    static constexpr int kMaxRows = 4;
+#endif
+    static constexpr int kVectors = kWidth == 1 ? 1 : 2;
+
+    // Rows [row, row + count) of k [k, k + num_k) as [num_k / kChunk][count][kChunk] fp32.
+    static void copy_rows(const Operand& a, int64_t row, int64_t count, int64_t k, int64_t num_k,
+                          float* out) {
+        const uint16_t* const data = static_cast<const uint16_t*>(a.data);
+        for (int64_t r = 0; r < count; ++r) {
+            const int64_t tile = (row + r) / kTileRows * (a.k_padded / 32), line = (row + r) % kTileRows;
+            for (int64_t i = 0; i < num_k; i += 32) {
+                const uint16_t* from = data + ((tile + (k + i) / 32) * kTileRows + line) * 32;
+                float* to = out + (i / kChunk * kChunk * count + r * kChunk + i % kChunk);
+                store(to, widen_bf16(from));
+                store(to + kLanes, widen_bf16(from + kLanes));
+            }
+        }
+    }
+
+    template <int R>
+    static void block(const BlockArgs& args) noexcept {
+        constexpr int64_t kColumns = kVectors * kWidth;
+        const std::byte* weights = args.weights;
+        const std::byte* ahead = args.ahead;
+        const float* rows = args.rows;
+        for (int64_t k = 0; k < args.num_k; k += 32, weights += 2048, rows += 32) {
+            for (int64_t column = 0; column < kPanel; column += kColumns) {
+                Lanes even[R][kVectors], odd[R][kVectors];
+                for (int r = 0; r < R; ++r)
+                    for (int v = 0; v < kVectors; ++v) even[r][v] = odd[r][v] = lanes_zero();
+                for (int pair = 0; pair < 16; ++pair) {
+                    Lanes w[kVectors];
+                    const std::byte* line[kVectors];
+                    for (int v = 0; v < kVectors; ++v) {
+                        const int64_t at = column + v * kWidth;
+                        line[v] = weights + (at / 16 * 1024 + at % 16 * 4) + pair * 64;
+                        if (at % 16 == 0) __builtin_prefetch(ahead, 0, 3), ahead += args.ahead_step;
+                        w[v] = lanes_even(line[v]);
+                    }
+                    for (int r = 0; r < R; ++r) {
+                        const Lanes x = lanes_set1(rows + r * kChunk + 2 * pair);
+                        for (int v = 0; v < kVectors; ++v) even[r][v] = lanes_fma(x, w[v], even[r][v]);
+                    }
+                    for (int v = 0; v < kVectors; ++v) w[v] = lanes_odd(line[v]);
+                    for (int r = 0; r < R; ++r) {
+                        const Lanes x = lanes_set1(rows + r * kChunk + 2 * pair + 1);
+                        for (int v = 0; v < kVectors; ++v) odd[r][v] = lanes_fma(x, w[v], odd[r][v]);
+                    }
+                }
+                for (int r = 0; r < R; ++r)
+                    for (int v = 0; v < kVectors; ++v) {
+                        float* sum = args.sums + r * kPanel + column + v * kWidth;
+                        lanes_store(sum, lanes_add(lanes_load(sum), lanes_add(even[r][v], odd[r][v])));
+                    }
+            }
+        }
+    }
+};
+
+}  // namespace
+
+void linear_bfloat16(const PackedWeight& w, const Operand& a, int64_t rows, const LinearOut& out,
+                     int64_t panel_begin, int64_t panel_end, std::byte* scratch) noexcept {
+    LinearFloat<BFloat16Kernel>::run(w, a, rows, out, panel_begin, panel_end, scratch);
+}
+
+}  // namespace penstock::PENSTOCK_ISA

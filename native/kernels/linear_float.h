@@ -1,0 +1,197 @@
+// The loops that the float linears share: which panel, which rows, which part of K, in what order.
+//
+// A format brings Kernel: kChunk (k of a chunk), kMaxRows (rows of a register block), kBytesPerK (of a
+// panel), copy_rows (operand -> fp32 rows in scratch) and block<R> (R rows x 32 columns over a few k, sums
+// kept in `sums`). Sums are stored and reloaded as fp32 between chunks, which changes no bit; so every choice
+// below is about speed:
+//
+//     for 16 panels, for <= 96 rows, for <= 1024 k (more when rows are few):     rows as fp32 in scratch, L2
+//         for each panel, for each chunk of k (8 KB of weights, L1), for each block of rows
+//
+// One block of rows reads every weight once: then four panels take turns, so that DRAM sees four streams.
+#pragma once
+#include "kernels.h"
+#include "simd.h"
+
+namespace penstock::PENSTOCK_ISA {
+
+// The registers of this ISA: kWidth columns each.
+#if defined(__AVX512F__)
+typedef __m512 Lanes;
+constexpr int kWidth = 16;
+PENSTOCK_INLINE Lanes lanes_zero() { return _mm512_setzero_ps(); }
+PENSTOCK_INLINE Lanes lanes_load(const float* p) { return _mm512_loadu_ps(p); }
+PENSTOCK_INLINE void lanes_store(float* p, Lanes v) { _mm512_storeu_ps(p, v); }
+PENSTOCK_INLINE Lanes lanes_set1(const float* p) { return _mm512_set1_ps(*p); }
+PENSTOCK_INLINE Lanes lanes_add(Lanes a, Lanes b) { return _mm512_add_ps(a, b); }
+PENSTOCK_INLINE Lanes lanes_fma(Lanes a, Lanes b, Lanes c) { return _mm512_fmadd_ps(a, b, c); }
+PENSTOCK_INLINE Lanes lanes_fp16(const std::byte* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+PENSTOCK_INLINE Lanes lanes_even(const std::byte* p) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
+}
+PENSTOCK_INLINE Lanes lanes_odd(const std::byte* p) {
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(-65536)));
+}
+#elif defined(__AVX2__)
+typedef __m256 Lanes;
+constexpr int kWidth = 8;
+PENSTOCK_INLINE Lanes lanes_zero() { return _mm256_setzero_ps(); }
+PENSTOCK_INLINE Lanes lanes_load(const float* p) { return _mm256_loadu_ps(p); }
+PENSTOCK_INLINE void lanes_store(float* p, Lanes v) { _mm256_storeu_ps(p, v); }
+PENSTOCK_INLINE Lanes lanes_set1(const float* p) { return _mm256_broadcast_ss(p); }
+PENSTOCK_INLINE Lanes lanes_add(Lanes a, Lanes b) { return _mm256_add_ps(a, b); }
+PENSTOCK_INLINE Lanes lanes_fma(Lanes a, Lanes b, Lanes c) { return _mm256_fmadd_ps(a, b, c); }
+PENSTOCK_INLINE Lanes lanes_fp16(const std::byte* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+PENSTOCK_INLINE __m256i lanes_raw(const std::byte* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+}
+PENSTOCK_INLINE Lanes lanes_even(const std::byte* p) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(lanes_raw(p), 16));
+}
+PENSTOCK_INLINE Lanes lanes_odd(const std::byte* p) {
+    return _mm256_castsi256_ps(_mm256_and_si256(lanes_raw(p), _mm256_set1_epi32(-65536)));
+}
+#else
+typedef float Lanes;
+constexpr int kWidth = 1;
+PENSTOCK_INLINE Lanes lanes_zero() { return 0.0f; }
+PENSTOCK_INLINE Lanes lanes_load(const float* p) { return *p; }
+PENSTOCK_INLINE void lanes_store(float* p, Lanes v) { *p = v; }
+PENSTOCK_INLINE Lanes lanes_set1(const float* p) { return *p; }
+PENSTOCK_INLINE Lanes lanes_add(Lanes a, Lanes b) { return a + b; }
+PENSTOCK_INLINE Lanes lanes_fma(Lanes a, Lanes b, Lanes c) { return __builtin_fmaf(a, b, c); }
+PENSTOCK_INLINE uint16_t half_at(const std::byte* p) {
+    uint16_t h;
+    std::memcpy(&h, p, 2);
+    return h;
+}
+PENSTOCK_INLINE Lanes lanes_fp16(const std::byte* p) { return widen_fp16_1(half_at(p)); }
+PENSTOCK_INLINE Lanes lanes_even(const std::byte* p) { return widen_bf16_1(half_at(p)); }
+PENSTOCK_INLINE Lanes lanes_odd(const std::byte* p) { return widen_bf16_1(half_at(p + 2)); }
+#endif
+
+constexpr int64_t kPanelGroup = 16;               // panels whose sums wait in scratch
+constexpr int64_t kRowGroup = 96;                 // rows expanded at a time
+constexpr int64_t kRowFloats = kRowGroup * 1024;  // their fp32 values, 384 KB
+constexpr int64_t kStreams = 4;                   // panels that take turns while one block holds all rows
+constexpr int64_t kTurn = 32;                     // k of a turn
+static_assert((kPanelGroup * kRowGroup * kPanel + kRowFloats) * 4 <= kScratchBytes);
+
+// Where a block reads and adds; `ahead` walks over weights needed soon, `ahead_step` bytes per 64 read.
+struct BlockArgs {
+    const std::byte* weights;
+    const float* rows;  // [R][kChunk]
+    float* sums;        // [R][32]
+    int64_t num_k;      // a multiple of 32
+    const std::byte* ahead;
+    int64_t ahead_step;
+};
+
+// y = sums (+ bias, + addend), for the columns that exist.
+PENSTOCK_INLINE void write_rows(const float* sums, int64_t rows, int64_t n, int64_t column,
+                                const LinearOut& out, int64_t first_row) {
+    for (int64_t half = 0; half < kPanel && column + half < n; half += kLanes) {
+        const int64_t left = n - column - half;
+        const int lanes = left < kLanes ? static_cast<int>(left) : kLanes;
+        const F16 bias = out.bias ? load_n(out.bias + column + half, lanes) : zero();
+        for (int64_t row = 0; row < rows; ++row) {
+            const int64_t at = column + half;
+            F16 y = load(sums + row * kPanel + half);
+            if (out.bias) y = y + bias;
+            if (out.addend) y = load_n(out.addend + (first_row + row) * out.addend_stride + at, lanes) + y;
+            store_n(out.y + (first_row + row) * out.stride + at, y, lanes);
+        }
+    }
+}
+
+template <class Kernel>
+struct LinearFloat {
+    static constexpr int64_t kChunk = Kernel::kChunk;
+    using Block = void(const BlockArgs&) noexcept;
+
+    template <int R>
+    static Block* block_of(int64_t rows) {
+        if constexpr (R == 0) {
+            return nullptr;
+        } else {
+            return rows == R ? &Kernel::template block<R> : block_of<R - 1>(rows);
+        }
+    }
+
+    // Chunk by chunk: a chunk of weights meets all blocks of rows while it is in L1.
+    static void panel(const std::byte* weights, const float* rows, int64_t num_rows, int64_t num_k,
+                      float* sums) {
+        const int64_t blocks = (num_rows + Kernel::kMaxRows - 1) / Kernel::kMaxRows;
+        const int64_t base = num_rows / blocks, larger = num_rows % blocks;
+        Block* const small = block_of<Kernel::kMaxRows>(base);
+        Block* const large = block_of<Kernel::kMaxRows>(base + 1);
+        for (int64_t k = 0; k < num_k; k += kChunk) {
+            const int64_t here = num_k - k < kChunk ? num_k - k : kChunk, bytes = here * Kernel::kBytesPerK;
+            int64_t row = 0;
+            for (int64_t b = 0; b < blocks; ++b) {
+                const int64_t count = base + (b < larger ? 1 : 0);
+                const std::byte* at = weights + k * Kernel::kBytesPerK;
+                (b < larger ? large : small)({at, rows + (k * num_rows + row * kChunk), sums + row * kPanel,
+                                              here, at + bytes + bytes / blocks * b, 64 / blocks});
+                row += count;
+            }
+        }
+    }
+
+    // Turn by turn: `panels` streams for the one block of rows.
+    static void streams(const std::byte* weights, int64_t panel_bytes, int64_t panels, const float* rows,
+                        int64_t num_rows, int64_t num_k, float* sums) {
+        Block* const block = block_of<Kernel::kMaxRows>(num_rows);
+        for (int64_t k = 0; k < num_k; k += kTurn) {
+            const float* row = rows + (k / kChunk * kChunk * num_rows + k % kChunk);
+            for (int64_t p = 0; p < panels; ++p) {
+                const std::byte* at = weights + p * panel_bytes + k * Kernel::kBytesPerK;
+                block({at, row, sums + p * num_rows * kPanel, kTurn, at + Kernel::kAheadBytes, 64});
+            }
+        }
+    }
+
+    static void run(const PackedWeight& w, const Operand& a, int64_t rows, const LinearOut& out,
+                    int64_t panel_begin, int64_t panel_end, std::byte* scratch) noexcept {
+        float* const sums = reinterpret_cast<float*>(scratch);
+        float* const expanded = sums + kPanelGroup * kRowGroup * kPanel;
+        const int64_t groups = (rows + kRowGroup - 1) / kRowGroup;
+        const int64_t group_rows =
+            groups <= 1 ? rows : round_up((rows + groups - 1) / groups, Kernel::kMaxRows);
+        for (int64_t p = panel_begin; p < panel_end; p += kPanelGroup) {
+            const int64_t panels = panel_end - p < kPanelGroup ? panel_end - p : kPanelGroup;
+            for (int64_t row = 0; row < rows; row += group_rows) {
+                const int64_t count = rows - row < group_rows ? rows - row : group_rows;
+                const int64_t step = kRowFloats / count / kChunk * kChunk;
+                std::memset(sums, 0, static_cast<std::size_t>(panels * count * kPanel) * 4);
+                for (int64_t k = 0; k < w.k_padded; k += step) {
+                    const int64_t here = w.k_padded - k < step ? w.k_padded - k : step;
+                    Kernel::copy_rows(a, row, count, k, here, expanded);
+                    accumulate(w, p, panels, expanded, count, k, here, sums);
+                }
+                for (int64_t i = 0; i < panels; ++i)
+                    write_rows(sums + i * count * kPanel, count, w.n, (p + i) * kPanel, out, row);
+            }
+        }
+    }
+
+    static void accumulate(const PackedWeight& w, int64_t first, int64_t panels, const float* rows,
+                           int64_t num_rows, int64_t k, int64_t num_k, float* sums) {
+        const std::byte* const weights = w.data + first * w.panel_bytes + k * Kernel::kBytesPerK;
+        if (num_rows <= Kernel::kMaxRows) {
+            for (int64_t i = 0; i < panels; i += kStreams)
+                streams(weights + i * w.panel_bytes, w.panel_bytes,
+                        panels - i < kStreams ? panels - i : kStreams, rows, num_rows, num_k,
+                        sums + i * num_rows * kPanel);
+        } else {
+            for (int64_t i = 0; i < panels; ++i)
+                panel(weights + i * w.panel_bytes, rows, num_rows, num_k, sums + i * num_rows * kPanel);
+        }
+    }
+};
+
+}  // namespace penstock::PENSTOCK_ISA

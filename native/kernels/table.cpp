@@ -1,0 +1,37 @@
+// This instruction set's kernels, in one table.
+#include "kernels.h"
+#include "probes.h"
+#include "simd.h"
+
+namespace penstock::PENSTOCK_ISA {
+
+LinearKernel linear_float32, linear_float16, linear_bfloat16, linear_int8, linear_int4;
+OperandKernel operand_float32, operand_bfloat16, operand_int8;
+NormKernel norm;
+GatedKernel gated;
+EmbedKernel embed;
+RopeWriteKernel rope_write;
+AttentionKernel attention_bfloat16, attention_float32;
+SampleKernel sample;
+ReadProbe read_probe;
+FlopsProbe float32_probe, int8_probe;
+
+#define PENSTOCK_TEXT2(x) #x
+#define PENSTOCK_TEXT(x) PENSTOCK_TEXT2(x)
+
+const KernelTable& table() noexcept {
+    static constexpr KernelTable kTable{PENSTOCK_TEXT(PENSTOCK_ISA), linear_float32,     linear_float16,
+                                        linear_bfloat16,             linear_int8,        linear_int4,
+                                        operand_float32,             operand_bfloat16,   operand_int8,
+                                        norm,                        gated,              embed,
+                                        rope_write,                  attention_bfloat16, attention_float32,
+                                        sample};
+    return kTable;
+}
+
+const ProbeTable& probes() noexcept {
+    static constexpr ProbeTable kProbes{read_probe, float32_probe, int8_probe};
+    return kProbes;
+}
+
+}  // namespace penstock::PENSTOCK_ISA

@@ -1,0 +1,19 @@
+// Small loops that measure what this machine can do: the floors every benchmark divides by.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace penstock {
+
+// Reads `bytes` (a multiple of 4096) in four interleaved streams; returns something that depends on all of them.
+using ReadProbe = uint64_t(const std::byte* data, int64_t bytes) noexcept;
+// Runs `rounds` rounds of independent multiply-adds in registers; returns the operations done (multiply and add count two).
+using FlopsProbe = double(int64_t rounds, float* sink) noexcept;
+
+struct ProbeTable {
+    ReadProbe* read;
+    FlopsProbe* float32;
+    FlopsProbe* int8;  // u8 x s8 dot products where the ISA has them, else the fp32 loop
+};
+
+}  // namespace penstock

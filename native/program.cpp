@@ -1,0 +1,195 @@
+#include "program.h"
+
+#include <sys/mman.h>
+
+#include <chrono>
+#include <new>
+
+namespace penstock {
+namespace {
+
+// Rows of one pointwise unit: big enough to amortise the counter, small enough to balance two workers.
+constexpr int64_t kRowGrain = 4;
+// Query rows x heads of one attention tile.
+constexpr int64_t kAttentionTile = 32;
+// Panels of one linear unit are chosen so that a unit streams at least this much.
+constexpr int64_t kLinearUnitBytes = 64 << 10;
+
+}  // namespace
+
+Program::Program(const Candidate& candidate, std::shared_ptr<Pool> pool, int64_t arena_bytes)
+    : kernels_(candidate.table()), pool_(std::move(pool)), arena_bytes_(round_up(arena_bytes, 2 << 20)) {
+    void* memory = mmap(nullptr, static_cast<std::size_t>(arena_bytes_), PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) throw std::bad_alloc();
+    madvise(memory, static_cast<std::size_t>(arena_bytes_), MADV_HUGEPAGE);
+    arena_ = static_cast<std::byte*>(memory);
+}
+
+Program::~Program() { munmap(arena_, static_cast<std::size_t>(arena_bytes_)); }
+
+int Program::add_value(const Value& value) {
+    values_.push_back(value);
+    return static_cast<int>(values_.size()) - 1;
+}
+
+void Program::add_op(OpRecord op) {
+    ops_.push_back(op);
+    units_.emplace_back(pool_->workers());
+    op_ns_.push_back(0);
+}
+
+float* Program::floats(int index) const { return reinterpret_cast<float*>(arena_ + value(index).offset); }
+
+Operand Program::operand(int index) const {
+    const Value& v = value(index);
+    const int64_t kp = round_up(v.width, 64), rows = round_up(v.max_rows, kTileRows);
+    std::byte* data = arena_ + v.offset;
+    Operand out{v.kind, kp, data, nullptr, nullptr};
+    if (v.kind == OperandKind::kInt8) {
+        std::byte* scale = data + round_up(operand_bytes(v.kind, v.max_rows, v.width), 64);
+        out.scale = reinterpret_cast<float*>(scale);
+        out.sum = reinterpret_cast<int32_t*>(scale + round_up(rows * ((kp + 127) / 128) * 4, 64));
+    }
+    return out;
+}
+
+// Requests x KV heads x tiles of query rows, in order; every attention op of the step shares the list.
+void Program::plan_attention(const Step& step, const OpRecord& op) {
+    tiles_.clear();
+    const int64_t group = op.attention.num_heads / op.attention.kv.num_kv_heads;
+    const int64_t tile_rows = group >= kAttentionTile ? 1 : kAttentionTile / group;
+    for (int64_t b = 0; b < step.batch.num_requests; ++b) {
+        const int32_t begin = step.batch.query_start[b], end = step.batch.query_start[b + 1];
+        for (int32_t head = 0; head < op.attention.kv.num_kv_heads; ++head)
+            for (int32_t row = begin; row < end; row += static_cast<int32_t>(tile_rows)) {
+                const int32_t stop = row + static_cast<int32_t>(tile_rows);
+                tiles_.push_back({static_cast<int32_t>(b), head, row, stop < end ? stop : end});
+            }
+    }
+}
+
+int64_t Program::num_units(const OpRecord& op) const noexcept {
+    const int64_t rows = op.rows == Rows::kStep ? step_->batch.num_rows : step_->num_logit_rows;
+    switch (op.kind) {
+        case OpKind::kLinear: return rows == 0 ? 0 : op.weight.num_panels;
+        case OpKind::kRopeWrite: return op.rope.kv.num_kv_heads;
+        case OpKind::kAttention: return static_cast<int64_t>(tiles_.size());
+        default: return rows;
+    }
+}
+
+void Program::run(const Step& step) noexcept {
+    step_ = &step;
+    for (const OpRecord& op : ops_)
+        if (op.kind == OpKind::kAttention) {
+            plan_attention(step, op);  // heads and group are the same in every layer of a program
+            break;
+        }
+    for (std::size_t i = 0; i < ops_.size(); ++i) units_[i].reset(num_units(ops_[i]));
+    pool_->run({[](void* self, int worker) noexcept { static_cast<Program*>(self)->work(worker); }, this});
+}
+
+void Program::work(int worker) noexcept {
+    using Clock = std::chrono::steady_clock;
+    for (std::size_t i = 0; i < ops_.size(); ++i) {
+        const auto start = is_profiling_ ? Clock::now() : Clock::time_point{};
+        run_op(ops_[i], units_[i], worker);
+        pool_->barrier();
+        if (is_profiling_ && worker == 0)
+            op_ns_[i] = std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count();
+    }
+}
+
+void Program::run_op(const OpRecord& op, Units& units, int worker) noexcept {
+    const Step& step = *step_;
+    const int64_t rows = op.rows == Rows::kStep ? step.batch.num_rows : step.num_logit_rows;
+    std::byte* scratch = pool_->scratch(worker);
+    int64_t begin = 0, end = 0;
+    switch (op.kind) {
+        case OpKind::kEmbed: {
+            EmbedArgs args = op.embed;
+            args.y = floats(op.output);
+            while (units.take(worker, kRowGrain, begin, end)) kernels_.embed(args, step.batch, begin, end);
+            return;
+        }
+        case OpKind::kNorm: {
+            NormArgs args = op.norm;
+            args.x = floats(op.input);
+            args.index = op.rows == Rows::kLogits ? step.logit_rows : nullptr;
+            args.out = operand(op.output);
+            while (units.take(worker, kRowGrain, begin, end)) kernels_.norm(args, begin, end, scratch);
+            return;
+        }
+        case OpKind::kOperand: {
+            const Value& x = value(op.input);
+            const Operand out = operand(op.output);
+            OperandKernel* kernel = out.kind == OperandKind::kFloat32    ? kernels_.operand_float32
+                                    : out.kind == OperandKind::kBFloat16 ? kernels_.operand_bfloat16
+                                                                         : kernels_.operand_int8;
+            while (units.take(worker, kRowGrain, begin, end))
+                kernel(floats(op.input), x.width, x.width, out, begin, end);
+            return;
+        }
+        case OpKind::kLinear: {
+            const Value& y = value(op.output);
+            const LinearOut out{floats(op.output), y.width, op.bias, op.addend < 0 ? nullptr : floats(op.addend),
+                                op.addend < 0 ? 0 : value(op.addend).width};
+            const Operand a = operand(op.input);
+            LinearKernel* kernel = nullptr;
+            switch (op.weight.format) {
+                case Format::kFloat32: kernel = kernels_.linear_float32; break;
+                case Format::kFloat16: kernel = kernels_.linear_float16; break;
+                case Format::kBFloat16: kernel = kernels_.linear_bfloat16; break;
+                case Format::kInt8: kernel = kernels_.linear_int8; break;
+                default: kernel = kernels_.linear_int4; break;
+            }
+            int64_t grain = kLinearUnitBytes / op.weight.panel_bytes;
+            grain = grain < 4 ? 4 : grain;  // four panels: four streams
+            const int64_t share = op.weight.num_panels / pool_->workers();
+            if (grain > share) grain = share < 1 ? 1 : share;
+            while (units.take(worker, grain, begin, end)) kernel(op.weight, a, rows, out, begin, end, scratch);
+            return;
+        }
+        case OpKind::kRopeWrite: {
+            RopeWriteArgs args = op.rope;
+            args.qkv = floats(op.input);
+            args.stride = value(op.input).width;
+            args.block_table = step.block_tables[static_cast<std::size_t>(op.group)];
+            args.q = floats(op.output);
+            while (units.take(worker, 1, begin, end)) kernels_.rope_write(args, step.batch, begin, scratch);
+            return;
+        }
+        case OpKind::kAttention: {
+            AttentionArgs args = op.attention;
+            args.q = floats(op.input);
+            args.y = floats(op.output);
+            args.stride = value(op.output).width;
+            args.block_table = step.block_tables[static_cast<std::size_t>(op.group)];
+            AttentionKernel* kernel =
+                args.kv.is_float32 ? kernels_.attention_float32 : kernels_.attention_bfloat16;
+            while (units.take(worker, 1, begin, end)) {
+                const AttentionTile& tile = tiles_[static_cast<std::size_t>(begin)];
+                kernel(args, step.batch, tile.request, tile.kv_head, tile.begin, tile.end, scratch);
+            }
+            return;
+        }
+        case OpKind::kGated: {
+            GatedArgs args = op.gated;
+            args.x = floats(op.input);
+            args.stride = value(op.input).width;
+            args.out = operand(op.output);
+            while (units.take(worker, kRowGrain, begin, end)) kernels_.gated(args, begin, end, scratch);
+            return;
+        }
+        case OpKind::kSample: {
+            SampleArgs args = step.sample;
+            args.logits = floats(op.input);
+            args.vocab = value(op.input).width;
+            while (units.take(worker, 1, begin, end)) kernels_.sample(args, begin, scratch);
+            return;
+        }
+    }
+}
+
+}  // namespace penstock

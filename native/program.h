@@ -1,0 +1,93 @@
+// A recorded program: built once per model, run in one native call per step.
+//
+// Values live in an arena at offsets that Python's lowering planned by liveness. Every op is dealt to the
+// workers in units that write disjoint outputs; a barrier stands between two ops.
+#pragma once
+#include <memory>
+#include <vector>
+
+#include "dispatch.h"
+#include "kernels.h"
+#include "threads.h"
+
+namespace penstock {
+
+// A value of the program: fp32 rows, an operand, or the query rows.
+struct Value {
+    int64_t offset;   // bytes into the arena
+    int64_t width;    // floats of a row, or K of an operand
+    OperandKind kind;
+    bool is_operand;
+    int64_t max_rows;
+};
+
+enum class OpKind : uint8_t { kEmbed, kNorm, kOperand, kLinear, kRopeWrite, kAttention, kGated, kSample };
+enum class Rows : uint8_t { kStep, kLogits };  // an op's rows: all of the step's, or those that need logits
+
+struct OpRecord {
+    OpKind kind;
+    Rows rows = Rows::kStep;
+    int input = -1, output = -1, addend = -1;
+    int group = 0;
+    PackedWeight weight{};
+    const float* bias = nullptr;
+    EmbedArgs embed{};
+    NormArgs norm{};
+    GatedArgs gated{};
+    RopeWriteArgs rope{};
+    AttentionArgs attention{};
+};
+
+// What one step brings: StepInput and StepOutput as raw pointers (all checked by the binding).
+struct Step {
+    Batch batch;
+    int64_t num_logit_rows;
+    const int32_t* logit_rows;
+    std::vector<const int32_t*> block_tables;  // per group
+    SampleArgs sample;
+};
+
+class Program {
+  public:
+    Program(const Candidate& candidate, std::shared_ptr<Pool> pool, int64_t arena_bytes);
+    ~Program();
+    Program(const Program&) = delete;
+    Program& operator=(const Program&) = delete;
+
+    int add_value(const Value& value);
+    void add_op(OpRecord op);
+    const Value& value(int index) const { return values_.at(static_cast<std::size_t>(index)); }
+    float* floats(int index) const;
+    Operand operand(int index) const;
+    const std::vector<OpRecord>& ops() const { return ops_; }
+    const char* isa() const { return kernels_.isa; }
+    Pool& pool() { return *pool_; }
+
+    void run(const Step& step) noexcept;
+    // Nanoseconds spent in each op of the last run, when profiling; the caller's clock.
+    void set_profiling(bool on) { is_profiling_ = on; }
+    const std::vector<int64_t>& op_ns() const { return op_ns_; }
+
+  private:
+    struct AttentionTile {
+        int32_t request, kv_head, begin, end;
+    };
+    void plan_attention(const Step& step, const OpRecord& op);
+    void work(int worker) noexcept;
+    void run_op(const OpRecord& op, Units& units, int worker) noexcept;
+    int64_t num_units(const OpRecord& op) const noexcept;
+
+    const KernelTable& kernels_;
+    std::shared_ptr<Pool> pool_;
+    std::byte* arena_;
+    int64_t arena_bytes_;
+    std::vector<Value> values_;
+    std::vector<OpRecord> ops_;
+    std::vector<Units> units_;  // one per op
+    std::vector<AttentionTile> tiles_;
+    const Step* step_ = nullptr;
+    bool is_profiling_ = false;
+    std::vector<int64_t> op_ns_;
+};
+
+}  // namespace penstock

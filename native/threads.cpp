@@ -1,0 +1,132 @@
+#include "threads.h"
+
+#include <cstdlib>
+#include <new>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace penstock {
+namespace {
+
+void pause() noexcept {
+#if defined(__x86_64__)
+    _mm_pause();
+#endif
+}
+
+// Denormals to zero in and out, as the tile unit does it (kernels.md 6, R9).
+class FlushDenormals {
+  public:
+#if defined(__x86_64__)
+    FlushDenormals() noexcept : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040U); }
+    ~FlushDenormals() { _mm_setcsr(saved_); }
+
+  private:
+    unsigned saved_;
+#endif
+};
+
+constexpr int kBarrierSpins = 20000;  // then yield: a neighbour may need this core to let the last worker arrive
+constexpr int kIdleSpins = 4000;      // about 100 us between steps, then the futex (36 us to wake)
+
+}  // namespace
+
+void Barrier::wait() noexcept {
+    if (workers_ == 1) return;
+    const uint32_t phase = phase_.load(std::memory_order_relaxed);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) == workers_ - 1) {
+        arrived_.store(0, std::memory_order_relaxed);
+        phase_.store(phase + 1, std::memory_order_release);
+        return;
+    }
+    for (int spin = 0; phase_.load(std::memory_order_acquire) == phase; ++spin) {
+        if (spin < kBarrierSpins)
+            pause();
+        else
+            std::this_thread::yield();
+    }
+}
+
+Pool::Pool(int workers) : workers_(workers), scratch_(static_cast<std::size_t>(workers)), barrier_(workers) {
+    reserve_scratch(kScratchBytes);
+    threads_.reserve(static_cast<std::size_t>(workers - 1));
+    for (int worker = 1; worker < workers; ++worker) threads_.emplace_back([this, worker] { loop(worker); });
+}
+
+Pool::~Pool() {
+    stopping_ = true;
+    epoch_.fetch_add(1, std::memory_order_release);
+    epoch_.notify_all();
+    for (auto& thread : threads_) thread.join();
+    release_scratch();
+}
+
+void Pool::release_scratch() noexcept {
+    for (auto& scratch : scratch_) {
+        std::free(scratch);
+        scratch = nullptr;
+    }
+}
+
+void Pool::reserve_scratch(int64_t bytes) {
+    if (bytes <= scratch_bytes_) return;
+    release_scratch();
+    for (auto& scratch : scratch_) {
+        scratch = static_cast<std::byte*>(std::aligned_alloc(4096, static_cast<std::size_t>(round_up(bytes, 4096))));
+        if (scratch == nullptr) throw std::bad_alloc();
+    }
+    scratch_bytes_ = bytes;
+}
+
+void Pool::run(Job job) noexcept {
+    FlushDenormals flush;
+    if (workers_ > 1) {
+        job_ = job;
+        running_.store(workers_ - 1, std::memory_order_relaxed);
+        epoch_.fetch_add(1, std::memory_order_release);
+        epoch_.notify_all();
+    }
+    job.run(job.self, 0);
+    for (int spin = 0; running_.load(std::memory_order_acquire) != 0; ++spin) {
+        if (spin < kBarrierSpins)
+            pause();
+        else
+            std::this_thread::yield();
+    }
+}
+
+void Pool::loop(int worker) noexcept {
+    FlushDenormals flush;
+    uint32_t seen = 0;
+    for (;;) {
+        for (int spin = 0; spin < kIdleSpins && epoch_.load(std::memory_order_acquire) == seen; ++spin) pause();
+        epoch_.wait(seen, std::memory_order_acquire);
+        seen = epoch_.load(std::memory_order_acquire);
+        if (stopping_) return;
+        job_.run(job_.self, worker);
+        running_.fetch_sub(1, std::memory_order_release);
+    }
+}
+
+void Units::reset(int64_t count) noexcept {
+    for (int worker = 0; worker < workers_; ++worker) {
+        next_[static_cast<std::size_t>(worker)].next.store(count * worker / workers_, std::memory_order_relaxed);
+        next_[static_cast<std::size_t>(worker)].end = count * (worker + 1) / workers_;
+    }
+}
+
+bool Units::take(int worker, int64_t grain, int64_t& begin, int64_t& end) noexcept {
+    for (int i = 0; i < workers_; ++i) {
+        Slot& slot = next_[static_cast<std::size_t>((worker + i) % workers_)];
+        if (slot.next.load(std::memory_order_relaxed) >= slot.end) continue;
+        begin = slot.next.fetch_add(grain, std::memory_order_relaxed);
+        if (begin >= slot.end) continue;
+        end = begin + grain < slot.end ? begin + grain : slot.end;
+        return true;
+    }
+    return false;
+}
+
+}  // namespace penstock
