@@ -1,0 +1,1 @@
+"""Checkpoints in, packed weights out: readers, formats, the loader."""
