@@ -1,0 +1,216 @@
+"""A program: the decoder pass as a flat list of calls over named values. Built once per loaded model.
+
+Values: `step.*` (the batch), `weights.<name>`, `const.*` (rope tables), `kv.<layer>`; all else is an
+activation, flat [T, width]. The last call's output is `logits` [R,V]. Passes turn a Program into another
+with the same bits; backends run it; the planner prices it. Nothing here computes.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from penstock.model.spec import KVGroupSpec, ModelSpec
+from penstock.ops.contract import Array, Cost, Dim, Op, Sizes, Widths
+
+WeightKind = Literal["linear", "vector", "embedding"]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """`output = op(*inputs, **attrs)`. An optional input that is not there is None."""
+
+    op: Op
+    inputs: tuple[str | None, ...]
+    output: str
+    attrs: Mapping[str, Any]  # Any: plain JSON values, so that a program can be stored and diffed
+
+    def __str__(self) -> str:
+        attrs = [f"{name}={value!r}" for name, value in self.attrs.items()]
+        return f"{self.output} = {self.op.name}({', '.join([str(name) for name in self.inputs] + attrs)})"
+
+
+@dataclass(frozen=True, slots=True)
+class WeightUse:
+    """One `weights.<name>` of a program: checkpoint tensors `sources` (canonical names) stacked along N.
+
+    Only a linear has a format: vectors (norms, biases) are float32, an embedding keeps its own dtype.
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    shape: tuple[int, ...]  # of the stack: [N,K], [N] or [V,H]
+    kind: WeightKind
+    format: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KVLayer:
+    """What `kv.<layer>` holds per token, and in which KV group its blocks are counted."""
+
+    layer: int
+    group: int
+    num_kv_heads: int
+    head_dim: int
+    dtype: str  # float32 | bfloat16
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Program:
+    """Calls in order, and everything that they name."""
+
+    spec: ModelSpec
+    calls: tuple[Call, ...]
+    weights: Mapping[str, WeightUse]  # by name, without "weights."
+    constants: Mapping[str, Array]  # by full name, "const.rope.0.cos"
+    kv_layers: tuple[KVLayer, ...]
+    kv_groups: tuple[KVGroupSpec, ...]
+    max_context: int
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.kv_layers)
+
+    def fingerprint(self) -> str:
+        """A hash of everything here that decides bits: ops, attributes, formats, constants."""
+        digest = hashlib.sha256()
+        for call in self.calls:
+            digest.update(json.dumps([call.op.name, call.inputs, call.output, dict(call.attrs)]).encode())
+        for use in self.weights.values():
+            digest.update(json.dumps([use.name, use.sources, use.shape, use.format]).encode())
+        for layer in self.kv_layers:
+            digest.update(json.dumps([layer.layer, layer.group, layer.dtype]).encode())
+        for name, value in self.constants.items():
+            digest.update(name.encode() + value.tobytes())
+        return digest.hexdigest()
+
+    def costs(self, sizes: Sizes, bytes_per_weight: Mapping[str, float]) -> Iterator[tuple[Call, Cost]]:
+        """The price of every call. `sizes` holds T, R, B and S (tokens a row attends to, on average);
+        `bytes_per_weight` says what a weight of each format used here weighs, scales included."""
+        shapes = self._shapes(sizes)
+        kv_bytes = {f"kv.{k.layer}": 4.0 if k.dtype == "float32" else 2.0 for k in self.kv_layers}
+        for call in self.calls:
+            bound = _bind(call, shapes, sizes)
+            shapes[call.output] = tuple(dim.size(bound) for dim in call.op.output.dims or ())
+            widths: dict[str, float] = {}
+            for operand, name in zip(call.op.inputs, call.inputs, strict=True):
+                if name is None:
+                    widths[operand.name] = 0.0
+                elif name.startswith("weights."):
+                    use = self.weights[name.removeprefix("weights.")]
+                    widths[operand.name] = bytes_per_weight[use.format] if use.format else 4.0
+                elif name in kv_bytes:
+                    widths[operand.name] = kv_bytes[name]
+            yield call, call.op.cost(bound, _with_operand_widths(call, widths))
+
+    def cost(self, sizes: Sizes, bytes_per_weight: Mapping[str, float]) -> Cost:
+        """The price of one step: the sum of `costs`."""
+        total = Cost(0, 0)
+        for _, cost in self.costs(sizes, bytes_per_weight):
+            total += cost
+        return total
+
+    def _shapes(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+        shapes: dict[str, tuple[int, ...]] = {
+            f"weights.{use.name}": use.shape for use in self.weights.values()
+        }
+        shapes |= {"step.tokens": (sizes["T"],), "step.positions": (sizes["T"],)}
+        shapes |= {"step.row_request": (sizes["T"],), "step.logit_rows": (sizes["R"],)}
+        return shapes
+
+
+_OPERAND_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0}
+
+
+def _with_operand_widths(call: Call, widths: Widths) -> Widths:
+    """An operand of a matrix product is as wide as what it was rounded to."""
+    if "to" in call.attrs and call.op.output.dims is not None and call.op.name != "attention":
+        return {**widths, call.op.output.name: _OPERAND_BYTES[call.attrs["to"]]}
+    return widths
+
+
+def _bind(call: Call, shapes: Mapping[str, tuple[int, ...]], sizes: Sizes) -> dict[str, int]:
+    """The letters of a call: from the batch, the attributes, then the shapes of its inputs."""
+    bound = dict(sizes)
+    if "head_dim" in call.attrs:
+        bound["D"] = call.attrs["head_dim"]
+        if "num_heads" in call.attrs:
+            bound["Q"] = call.attrs["num_heads"] * bound["D"]
+            bound["C"] = call.attrs["num_kv_heads"] * bound["D"]
+    for operand, name in zip(call.op.inputs, call.inputs, strict=True):
+        shape = shapes.get(name) if name is not None else None
+        for dim, size in zip(operand.dims or (), shape or (), strict=False):
+            _solve(dim, size, bound)
+    for operand, name in zip(call.op.inputs, call.inputs, strict=True):
+        if name is None:
+            for dim in operand.dims or ():
+                for letter, _ in dim.terms:
+                    bound.setdefault(letter, 0)
+    return bound
+
+
+def _solve(dim: Dim, size: int, bound: dict[str, int]) -> None:
+    unknown = [(letter, times) for letter, times in dim.terms if letter not in bound]
+    if len(unknown) == 1:
+        rest = sum(times * bound[letter] for letter, times in dim.terms if letter in bound)
+        bound[unknown[0][0]] = (size - rest) // unknown[0][1]
+
+
+class Builder:
+    """Collects calls. `builder(output, op, *inputs, **attrs)` appends one and returns its output's name."""
+
+    def __init__(self, spec: ModelSpec, max_context: int) -> None:
+        self._spec = spec
+        self._max_context = max_context
+        self._calls: list[Call] = []
+        self._weights: dict[str, WeightUse] = {}
+        self._constants: dict[str, Array] = {}
+        self._kv_layers: list[KVLayer] = []
+        self._prefix = ""
+
+    def scope(self, prefix: str) -> None:
+        """Outputs and weights named from now on begin with `prefix`."""
+        self._prefix = prefix
+
+    def __call__(self, output: str, op: Op, *inputs: str | None, **attrs: Any) -> str:  # Any: JSON values
+        assert len(inputs) == len(op.inputs), f"{op.name} takes {len(op.inputs)} inputs"
+        output = self._prefix + output
+        self._calls.append(Call(op, inputs, output, attrs))
+        return output
+
+    def linear_weight(self, name: str, shape: tuple[int, int], format: str, source: str | None = None) -> str:
+        return self._weight(name, shape, "linear", format, source)
+
+    def vector(self, name: str, size: int) -> str:
+        return self._weight(name, (size,), "vector", None, None)
+
+    def embedding(self, name: str, shape: tuple[int, int]) -> str:
+        return self._weight(name, shape, "embedding", None, None)
+
+    def constant(self, name: str, value: Array) -> str:
+        self._constants[f"const.{name}"] = value
+        return f"const.{name}"
+
+    def kv(self, layer: KVLayer) -> str:
+        self._kv_layers.append(layer)
+        return f"kv.{layer.layer}"
+
+    def finish(self) -> Program:
+        assert self._calls[-1].output == "logits", "a program ends with its logits"
+        return Program(
+            spec=self._spec,
+            calls=tuple(self._calls),
+            weights=self._weights,
+            constants=self._constants,
+            kv_layers=tuple(self._kv_layers),
+            kv_groups=self._spec.kv_groups(),
+            max_context=self._max_context,
+        )
+
+    def _weight(
+        self, name: str, shape: tuple[int, ...], kind: WeightKind, format: str | None, source: str | None
+    ) -> str:
+        name = self._prefix + name
+        self._weights[name] = WeightUse(name, (source or name,), shape, kind, format)
+        return f"weights.{name}"

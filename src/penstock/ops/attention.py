@@ -1,0 +1,101 @@
+"""Paged causal attention and the cache it reads."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from penstock.ops.contract import Array, op
+from penstock.ops.rounding import round_to
+
+SPLIT_TOKENS: Final = (
+    512  # counted from position 0: the probabilities are rounded relative to a split's maximum
+)
+
+
+@dataclass(frozen=True, slots=True)
+class KVBlocks:
+    """One layer's keys and values as the references hold them: X blocks of P tokens, C values each."""
+
+    keys: Array  # [X,P,C] float32
+    values: Array  # [X,P,C]
+
+    @property
+    def block_size(self) -> int:
+        return int(self.keys.shape[1])
+
+
+@op(
+    dims="k[T,C], v[T,C], kv, positions[T]:S, row_request[T]:B, block_table[B,M]:X -> kv",
+    tolerance={"float32": 0.0, "bfloat16": 0.0},
+    flops=lambda _: 0,
+    traffic=lambda d, w: 2 * d["T"] * d["C"] * (4 + w.get("kv", 4)),
+    mutates=("kv",),
+)
+def kv_write(  # noqa: PLR0917 operands are positional, as in a Call
+    k: Array, v: Array, kv: KVBlocks, positions: Array, row_request: Array, block_table: Array
+) -> KVBlocks:
+    """Put every row's key and value where its request's block table says; returns `kv`, written in place."""
+    block_ids = block_table[row_request, positions // kv.block_size]
+    kv.keys[block_ids, positions % kv.block_size] = k
+    kv.values[block_ids, positions % kv.block_size] = v
+    return kv
+
+
+@op(
+    dims="q[T,Q], kv, positions[T]:S, row_request[T]:B, block_table[B,M]:X -> y[T,Q]",
+    tolerance={"float32": 1e-5, "bfloat16": 2**-7},
+    flops=lambda d: 4 * d["T"] * d["S"] * d["Q"],
+    traffic=lambda d, w: 8 * d["T"] * d["Q"] + 2 * d["B"] * d["S"] * d["C"] * w.get("kv", 4),
+)
+def attention(
+    q: Array,
+    kv: KVBlocks,
+    positions: Array,
+    row_request: Array,
+    block_table: Array,
+    *,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+    to: str,
+) -> Array:
+    """Each row over its request's positions 0..p (the last `window` of them, if there is one).
+
+        y = softmax(q k^T * scale) v, one key head for num_heads / num_kv_heads query heads
+
+    In splits of 512 tokens: probabilities are taken relative to the split's maximum, rounded by `to`,
+    and summed as rounded, so that the weights used sum to one. Splits are merged in ascending order.
+    """
+    y = np.empty_like(q)
+    for t, position in enumerate(positions):
+        first = 0 if window is None else max(0, int(position) - window + 1)
+        blocks = block_table[row_request[t]]
+        query = q[t].reshape(num_kv_heads, num_heads // num_kv_heads, head_dim)
+        total, peak, out = _row_start(query)
+        for begin in range(first // SPLIT_TOKENS * SPLIT_TOKENS, int(position) + 1, SPLIT_TOKENS):
+            tokens = np.arange(max(begin, first), min(begin + SPLIT_TOKENS, int(position) + 1))
+            place = blocks[tokens // kv.block_size], tokens % kv.block_size
+            keys = kv.keys[place].reshape(-1, num_kv_heads, 1, head_dim)
+            values = kv.values[place].reshape(-1, num_kv_heads, 1, head_dim)
+            scores = (keys * query).sum(axis=-1) * np.float32(scale)
+            if softcap is not None:
+                scores = np.float32(softcap) * np.tanh(scores / np.float32(softcap))
+            split_peak = scores.max(axis=0)
+            p = round_to(np.exp(scores - split_peak), to=to)
+            new_peak = np.maximum(peak, split_peak)
+            keep, join = np.exp(peak - new_peak), np.exp(split_peak - new_peak)
+            total = total * keep + p.sum(axis=0) * join
+            out = out * keep[..., None] + (p[..., None] * values).sum(axis=0) * join[..., None]
+            peak = new_peak
+        y[t] = (out / total[..., None]).ravel()
+    return y
+
+
+def _row_start(query: Array) -> tuple[Array, Array, Array]:
+    """Sum, maximum and weighted values of no token at all."""
+    total = np.zeros(query.shape[:2], np.float32)
+    return total, np.full_like(total, -np.inf), np.zeros_like(query)

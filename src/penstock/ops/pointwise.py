@@ -1,0 +1,59 @@
+"""Elementwise ops: the residual sum and the gated activations of an MLP."""
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from penstock.ops.contract import Array, op
+from penstock.ops.rounding import operand
+
+
+def _silu(x: Array) -> Array:
+    with np.errstate(over="ignore"):  # exp(-x) is inf where x is very negative: x / inf is the right -0
+        return np.asarray(x / (np.float32(1) + np.exp(-x)))
+
+
+def _gelu(x: Array) -> Array:
+    erf = np.array([math.erf(v) for v in (x / np.float32(math.sqrt(2))).ravel().tolist()], np.float32)
+    return np.asarray(np.float32(0.5) * x * (np.float32(1) + erf.reshape(x.shape)))
+
+
+def _gelu_tanh(x: Array) -> Array:
+    inner = np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x * x * x)
+    return np.asarray(np.float32(0.5) * x * (np.float32(1) + np.tanh(inner)))
+
+
+ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {"silu": _silu, "gelu": _gelu, "gelu_tanh": _gelu_tanh}
+
+
+@op(
+    dims="x[T,H], y[T,H] -> z[T,H]",
+    tolerance={"float32": 0.0},
+    flops=lambda d: d["T"] * d["H"],
+)
+def add(x: Array, y: Array) -> Array:
+    """x + y: the residual stream, float32."""
+    return np.asarray(x + y)
+
+
+@op(
+    dims="gate[T,F], up[T,F] -> y[T,F]",
+    tolerance={"float32": 1e-5},
+    flops=lambda d: 5 * d["T"] * d["F"],
+)
+def gated(gate: Array, up: Array, *, act: str) -> Array:
+    """act(gate) * up. Shazeer 2020, arXiv:2002.05202."""
+    return ACTIVATIONS[act](gate) * up
+
+
+@op(
+    dims="gate_up[T,2F] -> y[T,F]",
+    tolerance={"float32": 1e-5, "bfloat16": 2**-7, "int8": 2**-6},
+    flops=lambda d: 6 * d["T"] * d["F"],
+)
+def gated_operand(gate_up: Array, *, act: str, to: str) -> Array:
+    """operand(gated(gate, up)), gate and up being the halves of each row."""
+    width = gate_up.shape[1] // 2
+    y: Array = operand(gated(gate_up[:, :width], gate_up[:, width:], act=act), to=to)
+    return y

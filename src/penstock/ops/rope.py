@@ -1,0 +1,72 @@
+"""Rotary positions, alone and fused with everything between the qkv product and the cache."""
+
+import numpy as np
+
+from penstock.ops.attention import KVBlocks, kv_write
+from penstock.ops.contract import Array, op
+from penstock.ops.norm import head_norm
+from penstock.ops.rounding import round_to
+
+
+@op(
+    dims="x[T,Q], positions[T]:S, cos[S,r2], sin[S,r2] -> y[T,Q]",
+    tolerance={"float32": 1e-6},
+    flops=lambda d: 3 * d["T"] * d["Q"],
+    traffic=lambda d, _: 8 * d["T"] * (d["Q"] + d["r2"]),
+)
+def rope(x: Array, positions: Array, cos: Array, sin: Array, *, head_dim: int) -> Array:
+    """Turn the pairs (i, i + r2) of every head by the angles of the row's position; dims past 2*r2 stay.
+
+    `cos` and `sin` hold one row per position. Su et al. 2021, arXiv:2104.09864 (halves, as Llama pairs them).
+    """
+    heads = x.reshape(len(x), -1, head_dim)
+    half = cos.shape[1]
+    low, high = heads[..., :half], heads[..., half : 2 * half]
+    c, s = cos[positions][:, None, :], sin[positions][:, None, :]
+    turned = [low * c - high * s, high * c + low * s, heads[..., 2 * half :]]
+    return np.concatenate(turned, axis=-1).reshape(x.shape)
+
+
+@op(
+    dims=(
+        "qkv[T,Q+2C], q_norm[D]?, k_norm[D]?, positions[T]:S, cos[S,r2]?, sin[S,r2]?, kv,"
+        " block_table[B,M]:X, row_request[T]:B -> q[T,Q]"
+    ),
+    tolerance={"float32": 1e-5, "bfloat16": 2**-7},
+    flops=lambda d: 8 * d["T"] * (d["Q"] + d["C"]),
+    traffic=lambda d, w: (
+        d["T"]
+        * (4 * (d["Q"] + 2 * d["C"]) + d["Q"] * w.get("q", 4) + 2 * d["C"] * w.get("kv", 4) + 8 * d["r2"])
+    ),
+    mutates=("kv",),
+)
+def split_rope_write(  # noqa: PLR0917 operands are positional, as in a Call
+    qkv: Array,
+    q_norm: Array | None,
+    k_norm: Array | None,
+    positions: Array,
+    cos: Array | None,
+    sin: Array | None,
+    kv: KVBlocks,
+    block_table: Array,
+    row_request: Array,
+    *,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    eps: float,
+    weight_offset: float,
+    to: str,
+) -> Array:
+    """q, k, v out of one row; optional head norms and rope on q and k; rounded; k and v into the cache."""
+    width, kv_width = num_heads * head_dim, num_kv_heads * head_dim
+    q, k, v = np.split(qkv, [width, width + kv_width], axis=1)
+    if q_norm is not None:
+        q = head_norm(q, q_norm, head_dim=head_dim, eps=eps, weight_offset=weight_offset)
+    if k_norm is not None:
+        k = head_norm(k, k_norm, head_dim=head_dim, eps=eps, weight_offset=weight_offset)
+    if cos is not None and sin is not None:
+        q = rope(q, positions, cos, sin, head_dim=head_dim)
+        k = rope(k, positions, cos, sin, head_dim=head_dim)
+    kv_write(round_to(k, to=to), round_to(v, to=to), kv, positions, row_request, block_table)
+    return np.asarray(round_to(q, to=to))
