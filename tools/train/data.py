@@ -15,7 +15,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-DEFAULT_DOCS = Path("/usr/share/doc/python3-doc/html/_sources")  # where Debian's and Ubuntu's python3-doc puts them
+DEFAULT_DOCS = Path(
+    "/usr/share/doc/python3-doc/html/_sources"
+)  # where Debian's and Ubuntu's python3-doc puts them
 SPLITS = ("train", "validation", "test")
 _PERCENT_TEST = 5
 _PERCENT_VALIDATION = 3
@@ -88,12 +90,14 @@ def load(docs: Path = DEFAULT_DOCS) -> list[Document]:
     documents = collect(stdlib, docs)
     leaked = leaks(documents)
     if leaked:
-        raise SystemExit(f"{len(leaked)} texts are in two splits, first {leaked[0]}; fix the split before training")
+        raise SystemExit(
+            f"{len(leaked)} texts are in two splits, first {leaked[0]}; fix the split before training"
+        )
     return documents
 
 
 def data_list(documents: Iterable[Document], docs: Path = DEFAULT_DOCS) -> dict[str, object]:
-    """Say what the corpus is: source, version, licence, files and bytes of each split, and a digest of it all."""
+    """Say what the corpus is: sources, versions, licences, files and bytes by split, a digest of it all."""
     files: Counter[tuple[str, str]] = Counter()
     num_bytes: Counter[tuple[str, str]] = Counter()
     digest = hashlib.sha256()
@@ -103,7 +107,10 @@ def data_list(documents: Iterable[Document], docs: Path = DEFAULT_DOCS) -> dict[
         num_bytes[source, document.split] += len(document.text.encode())
         digest.update(f"{document.path} {document.digest}\n".encode())
     versions = {"stdlib": platform.python_version(), "docs": _docs_version(docs)}
-    names = {"stdlib": "Python standard library, sources", "docs": "Python documentation, reStructuredText sources"}
+    names = {
+        "stdlib": "Python standard library, sources",
+        "docs": "Python documentation, reStructuredText sources",
+    }
     sources = [
         {
             "source": source,

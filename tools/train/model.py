@@ -7,10 +7,9 @@ that export is a copy. It has no KV cache and refuses nothing: inference is the 
 from collections.abc import Iterator
 
 import torch
+from tools.train.recipe import ModelShape
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from tools.train.recipe import ModelShape
 
 
 class RMSNorm(nn.Module):
@@ -98,7 +97,9 @@ class Decoder(nn.Module):
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Mean nats per target; a target of -100 does not count."""
-        return F.cross_entropy(self.logits(tokens).flatten(0, 1).float(), targets.flatten(), ignore_index=-100)
+        return F.cross_entropy(
+            self.logits(tokens).flatten(0, 1).float(), targets.flatten(), ignore_index=-100
+        )
 
     def checkpoint_names(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter under the name that `LlamaForCausalLM` gives it."""

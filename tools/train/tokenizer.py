@@ -9,11 +9,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-
 from tools.train.data import Document
 
 BEGIN, END, PAD = "<|begin|>", "<|end|>", "<|pad|>"
-SYSTEM, USER, ASSISTANT, TOOL, TURN_END = "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>", "<|turn_end|>"
+SYSTEM, USER, ASSISTANT, TOOL, TURN_END = (
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|tool|>",
+    "<|turn_end|>",
+)
 FIM_PREFIX, FIM_SUFFIX, FIM_MIDDLE = "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"
 SPECIAL_TOKENS = (
     *(BEGIN, END, PAD, SYSTEM, USER, ASSISTANT, TOOL, TURN_END, FIM_PREFIX, FIM_SUFFIX, FIM_MIDDLE),
@@ -21,7 +26,7 @@ SPECIAL_TOKENS = (
     *(f"<|reserved_{number}|>" for number in range(17)),
 )
 
-# Words take one leading space, digits come in threes, a run of spaces before a word stays one token (indentation).
+# Words take one leading space, digits come in threes, the spaces of an indentation stay one piece.
 _PIECES = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 CHAT_TEMPLATE = (

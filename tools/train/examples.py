@@ -1,0 +1,103 @@
+"""Chat and fill-in-the-middle examples, made from functions that carry a docstring.
+
+Called by packing.py with documents of the train split. A chat example asks for a function and answers
+with its source, or shows a function and answers with its docstring's first paragraph; only the answer
+is learned. Text of an example comes from one file, so examples stay inside that file's split.
+"""
+
+import ast
+import random
+import textwrap
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from tools.train.data import Document
+
+_MAX_FUNCTION_CHARS = 1600
+_MIN_DOC_CHARS = 16
+_MAX_DOC_CHARS = 300
+_REQUESTS = (
+    "Write a Python function {head} that does this: {doc}",
+    "Write the function {head}. {doc}",
+    "Implement {head} in Python: {doc}",
+    "Python function {name}: {doc}",
+)
+_QUESTIONS = ("What does this function do?\n\n{source}", "Explain this code:\n\n{source}")
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A function with its docstring's first paragraph. Texts are dedented.
+
+    `opening` ends after the docstring, `source` is everything, `bare` is everything but the docstring.
+    """
+
+    name: str
+    head: str
+    doc: str
+    opening: str
+    source: str
+    bare: str
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One question and the answer that is to be learned."""
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A text with its middle taken out."""
+
+    prefix: str
+    suffix: str
+    middle: str
+
+
+def functions(document: Document) -> Iterator[Function]:
+    """Find the functions and methods with a docstring, none longer than a training row takes well."""
+    try:
+        tree = ast.parse(document.text)
+    except SyntaxError:
+        return
+    lines = document.text.splitlines(keepends=True)
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.FunctionDef) or node.decorator_list:
+            continue
+        doc = (ast.get_docstring(node) or "").partition("\n\n")[0].replace("\n", " ").strip()
+        source = textwrap.dedent("".join(lines[node.lineno - 1 : node.end_lineno])).strip() + "\n"
+        is_useful = _MIN_DOC_CHARS <= len(doc) <= _MAX_DOC_CHARS and len(source) <= _MAX_FUNCTION_CHARS
+        if not is_useful or len(node.body) < 2:
+            continue
+        above = lines[node.lineno - 1 : node.body[0].lineno - 1]
+        below = lines[node.body[1].lineno - 1 : node.end_lineno]
+        bare = textwrap.dedent("".join(above + below)).strip() + "\n"
+        head = f"{node.name}({ast.unparse(node.args)})"
+        opening = textwrap.dedent("".join(lines[node.lineno - 1 : node.body[0].end_lineno]))
+        yield Function(node.name, head, doc, opening, source, bare)
+
+
+def chat_turns(documents: Iterable[Document], chance: random.Random) -> Iterator[Turn]:
+    """Make one turn of every function: two in three ask for code, one in three asks what code does."""
+    for document in documents:
+        for function in functions(document):
+            if chance.random() < 2 / 3:
+                request = chance.choice(_REQUESTS).format(
+                    head=function.head, name=function.name, doc=function.doc
+                )
+                yield Turn(request, function.source if chance.random() < 0.5 else function.bare)
+            else:
+                yield Turn(chance.choice(_QUESTIONS).format(source=function.bare), function.doc)
+
+
+def gaps(documents: Iterable[Document], chance: random.Random) -> Iterator[Gap]:
+    """Cut one random middle, of at most a third of the text, out of every function."""
+    for document in documents:
+        for function in functions(document):
+            text = function.source
+            first = chance.randrange(len(text))
+            last = min(len(text), first + 1 + chance.randrange(1 + len(text) // 3))
+            yield Gap(text[:first], text[last:], text[first:last])

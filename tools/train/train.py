@@ -1,0 +1,186 @@
+"""The training loop: seeded, resumable from a kill, logged as JSON lines.
+
+Called by __main__.py. Everything a step does follows from the recipe, the corpus and the step's number;
+the checkpoint holds masters, moments and that number. A time limit may end a stage early; the numbers of
+steps that were then taken are in the log, and a recipe with those numbers repeats the run.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from tools.train.data import Document
+from tools.train.export import write_checkpoint
+from tools.train.model import Decoder, init_weights
+from tools.train.optimizer import MixedOptimizer
+from tools.train.packing import Packer
+from tools.train.recipe import Recipe, Stage
+
+_SAVE_EVERY_S = 60.0
+_STABLE_SHARE = (
+    0.72  # of a time limit; the rest is for the anneal stage, whose steps are counted when it starts
+)
+_MARGIN = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where a run keeps its state and where it exports to."""
+
+    work: Path
+    model: Path
+
+    @property
+    def state(self) -> Path:
+        return self.work / "state.pt"
+
+    @property
+    def log(self) -> Path:
+        return self.work / "log.jsonl"
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run is; saved with the weights."""
+
+    stable_done: int = 0
+    anneal_done: int = 0
+    stable_steps: int = 0
+    anneal_steps: int = 0
+    elapsed_s: float = 0.0
+    num_tokens: int = 0
+
+
+class Run:
+    """One training run. `train` returns when the anneal stage is over and the checkpoint is written."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        tokenizer: Tokenizer,
+        documents: list[Document],
+        places: Places,
+        *,
+        time_limit_s: float | None = None,
+        is_compiled: bool = True,
+        export_every_s: float = 300.0,
+    ) -> None:
+        torch.set_num_threads(recipe.num_threads)
+        self._recipe, self._tokenizer, self._documents, self._places = recipe, tokenizer, documents, places
+        self._time_limit_s, self._export_every_s = time_limit_s, export_every_s
+        self._model = Decoder(recipe.shape)
+        init_weights(self._model, recipe.seed)
+        self._optimizer = MixedOptimizer(self._model, recipe)
+        self._model.bfloat16()
+        self._progress = Progress(stable_steps=recipe.stable.num_steps, anneal_steps=recipe.anneal.num_steps)
+        self._loss: Callable[..., Any] = (
+            torch.compile(self._model.loss, dynamic=False) if is_compiled else self._model.loss
+        )
+        self._places.work.mkdir(parents=True, exist_ok=True)
+        self._resume()
+        self._saved_s = self._exported_s = self._progress.elapsed_s
+
+    def train(self) -> Progress:
+        progress = self._progress
+        self._stable()
+        if progress.anneal_done == 0 and self._time_limit_s is not None:
+            progress.anneal_steps = self._affordable_anneal_steps()
+        self._anneal()
+        self._save()
+        self._export()
+        return progress
+
+    def _stable(self) -> None:
+        stage, progress = self._recipe.stable, self._progress
+        for tokens, targets in self._batches(stage, progress.stable_done):
+            is_late = (
+                self._time_limit_s is not None and progress.elapsed_s > _STABLE_SHARE * self._time_limit_s
+            )
+            if is_late and progress.anneal_done == 0:
+                progress.stable_steps = progress.stable_done
+            if progress.stable_done >= progress.stable_steps:
+                return
+            scale = min(1.0, (progress.stable_done + 1) / self._recipe.warmup_steps)
+            self._step(stage, progress.stable_done, tokens, targets, scale)
+            progress.stable_done += 1
+            self._keep()
+
+    def _anneal(self) -> None:
+        stage, progress = self._recipe.anneal, self._progress
+        for tokens, targets in self._batches(stage, progress.anneal_done):
+            if progress.anneal_done >= progress.anneal_steps:
+                return
+            self._step(
+                stage, progress.anneal_done, tokens, targets, 1 - progress.anneal_done / progress.anneal_steps
+            )
+            progress.anneal_done += 1
+            self._keep()
+
+    def _step(
+        self, stage: Stage, number: int, tokens: torch.Tensor, targets: torch.Tensor, scale: float
+    ) -> None:
+        started_s = time.monotonic()
+        loss = self._loss(tokens, targets)
+        loss.backward()
+        norm = self._optimizer.step(scale)
+        step_s = time.monotonic() - started_s
+        self._progress.elapsed_s += step_s
+        self._progress.num_tokens += tokens.numel()
+        record = {
+            "stage": stage.name,
+            "step": number,
+            "loss": round(loss.item(), 5),
+            "rate_scale": round(scale, 5),
+            "grad_norm": round(norm, 4),
+            "step_s": round(step_s, 3),
+            "elapsed_s": round(self._progress.elapsed_s, 1),
+            "num_tokens": self._progress.num_tokens,
+        }
+        with self._places.log.open("a") as log:
+            log.write(json.dumps(record) + "\n")
+
+    def _batches(self, stage: Stage, first_step: int) -> Any:  # an iterator of pairs of tensors
+        packer = Packer(self._tokenizer, self._documents, stage, seed=self._recipe.seed)
+        return ((torch.from_numpy(x), torch.from_numpy(y)) for x, y in packer.batches(first_step))
+
+    def _affordable_anneal_steps(self) -> int:
+        assert self._time_limit_s is not None, "only a run with a time limit asks"
+        progress = self._progress
+        seconds_per_token = progress.elapsed_s / max(1, progress.num_tokens)
+        step_s = seconds_per_token * self._recipe.anneal.rows_per_step * self._recipe.anneal.row_tokens
+        left_s = self._time_limit_s - progress.elapsed_s
+        return max(1, min(self._recipe.anneal.num_steps, int(_MARGIN * left_s / step_s)))
+
+    def _keep(self) -> None:
+        elapsed_s = self._progress.elapsed_s
+        if elapsed_s - self._saved_s > _SAVE_EVERY_S:
+            self._saved_s = elapsed_s
+            self._save()
+        if elapsed_s - self._exported_s > self._export_every_s:
+            self._exported_s = elapsed_s
+            self._export()
+
+    def _export(self) -> None:
+        write_checkpoint(self._places.model, self._model, self._tokenizer)
+
+    def _save(self) -> None:
+        partial = self._places.state.with_suffix(".partial")
+        progress = {name: getattr(self._progress, name) for name in Progress.__slots__}
+        torch.save({"optimizer": self._optimizer.state(), "progress": progress}, partial)
+        partial.replace(self._places.state)
+
+    def _resume(self) -> None:
+        if not self._places.state.is_file():
+            self._places.log.unlink(missing_ok=True)
+            return
+        state = torch.load(self._places.state, weights_only=True)
+        self._optimizer.load_state(state["optimizer"])
+        self._progress = Progress(**state["progress"])
+        done = self._progress.stable_done + self._progress.anneal_done
+        lines = self._places.log.read_text().splitlines(keepends=True)[:done]
+        self._places.log.write_text("".join(lines))
