@@ -1,1 +1,1 @@
-"""Checkpoints in, packed weights out: readers, formats, the loader."""
+"""Checkpoints in: readers, formats, packing. Nothing here knows a model or a kernel's insides."""

@@ -1,0 +1,76 @@
+"""The cpu executor: owns the KV pools, the thread pool and the recorded program; one native call per step."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from penstock import _native
+from penstock.backends.cpu.lower import Limits, Lowering, kv_pool_bytes
+from penstock.errors import BackendError
+from penstock.model.program import Program
+from penstock.step import StepInput, StepOutput
+from penstock.weights.arena import reserve
+from penstock.weights.loader import LoadedWeights
+
+
+def choose_isa(forced: str | None) -> str:
+    """The forced ISA if this build and machine have it, else the best one."""
+    if forced is None:
+        best: str = _native.best_isa()
+        return best
+    isa = forced.replace("-", "_")
+    if isa not in _native.isas():
+        raise BackendError(
+            f"PENSTOCK_ISA={forced}: this machine runs {', '.join(_native.isas())}; choose one of these or unset it."
+        )
+    return isa
+
+
+class CpuExecutor:
+    """Executor of step.py over native kernels. Not thread-safe: one caller at a time."""
+
+    def __init__(
+        self, program: Program, weights: LoadedWeights, limits: Limits, *, isa: str, pool: "_native.Pool"
+    ) -> None:
+        self._kv_pools = [reserve(size) for size in kv_pool_bytes(program, limits.num_blocks)]
+        self._lowering = Lowering(program, weights, self._kv_pools, limits, isa, pool)
+        self._native = self._lowering.native
+        self._isa = isa
+        self._pool = pool
+        self._ops = [call.op.name for call in program.calls] + ["sample"]
+
+    def forward(self, step: StepInput) -> StepOutput:
+        rows = step.sampling
+        num_requests = len(step.context_len)
+        num_logit_rows = len(step.logit_rows)
+        row_request = np.repeat(np.arange(num_requests, dtype=np.int32), np.diff(step.query_start))
+        columns = int(rows.num_logprobs.max(initial=0)) if num_logit_rows else 0
+        sampled = np.empty(num_logit_rows, np.int32)
+        logprob = np.full(num_logit_rows, np.nan, np.float32)
+        rank = np.zeros(num_logit_rows, np.int32)
+        top_token = np.full((num_logit_rows, columns), -1, np.int32)
+        top_logprob = np.zeros((num_logit_rows, columns), np.float32)
+        self._native.run(
+            step.tokens, step.positions, step.query_start, step.context_len, row_request, list(step.block_tables),
+            step.logit_rows, rows.temperature, rows.top_k, rows.top_p, rows.min_p, rows.typical_p,
+            rows.repetition_penalty, rows.presence_penalty, rows.frequency_penalty, rows.seed, rows.position,
+            rows.target, rows.num_logprobs, rows.history_start, rows.history_token, rows.history_count,
+            rows.bias_start, rows.bias_token, rows.bias_value, rows.allowed, sampled, logprob, rank, top_token,
+            top_logprob,
+        )  # fmt: skip
+        taps: dict[str, np.ndarray] = {}
+        if "logits" in step.taps:
+            taps["logits"] = self._native.read(self._lowering.logits, num_logit_rows)
+        return StepOutput(sampled, logprob, rank, top_token, top_logprob, taps)
+
+    def describe(self) -> Mapping[str, str]:
+        return {"backend": "cpu", "isa": self._isa, "threads": str(self._pool.workers), "ops": "all native"}
+
+    def profile(self, step: StepInput) -> list[tuple[str, int]]:
+        """(op, nanoseconds) of one step, in program order."""
+        self._native.set_profiling(True)
+        try:
+            self.forward(step)
+            return list(zip(self._ops, self._native.op_ns, strict=True))
+        finally:
+            self._native.set_profiling(False)

@@ -1,0 +1,122 @@
+"""Which ops of a program the native backend runs, and how each is said to the recorded program.
+
+One entry per op: a function (lowering, call) that appends one native op. An op that is not here has no native
+kernel; `refusals` names it, and the planner falls back to the reference backend, aloud.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from penstock.model.program import Call, Program
+
+if TYPE_CHECKING:
+    from penstock.backends.cpu.lower import Lowering
+
+Lower = Callable[["Lowering", Call], None]
+
+
+def _embed(low: "Lowering", call: Call) -> None:
+    tokens, weight = call.inputs
+    assert tokens == "step.tokens"
+    table, dtype = low.embedding(weight)
+    low.native.embed(table, dtype, low.floats(call, table.shape[1]))
+
+
+def _norm_operand(low: "Lowering", call: Call) -> None:
+    x, weight = call.inputs
+    _norm(low, call, x, weight, on_logit_rows=False)
+
+
+def _rows_norm_operand(low: "Lowering", call: Call) -> None:
+    x, rows, weight = call.inputs
+    assert rows == "step.logit_rows"
+    _norm(low, call, x, weight, on_logit_rows=True)
+
+
+def _norm(low: "Lowering", call: Call, x: str | None, weight: str | None, *, on_logit_rows: bool) -> None:
+    vector = low.vector(weight)
+    assert vector is not None
+    if on_logit_rows:
+        low.on_logit_rows.add(call.output)
+    out = low.operand(call, call.attrs["to"], len(vector))
+    low.native.norm(low[x], vector, call.attrs["eps"], call.attrs["weight_offset"], on_logit_rows, out)
+
+
+def _operand(low: "Lowering", call: Call) -> None:
+    (x,) = call.inputs
+    low.follow_rows(call, x)
+    out = low.operand(call, call.attrs["to"], low.width(x))
+    low.native.to_operand(low[x], call.output in low.on_logit_rows, out)
+
+
+def _linear(low: "Lowering", call: Call) -> None:
+    x, weight, bias = call.inputs
+    _product(low, call, x, weight, bias, None)
+
+
+def _linear_add(low: "Lowering", call: Call) -> None:
+    x, weight, bias, residual = call.inputs
+    _product(low, call, x, weight, bias, residual)
+
+
+def _product(
+    low: "Lowering", call: Call, x: str | None, weight: str | None, bias: str | None, residual: str | None
+) -> None:
+    packed, use = low.packed(weight)
+    n, k = use.shape
+    low.follow_rows(call, x)
+    out = low.floats(call, n)
+    addend = -1 if residual is None else low[residual]
+    on_logit_rows = call.output in low.on_logit_rows
+    low.native.linear(packed, use.format, n, k, low[x], out, low.vector(bias), addend, on_logit_rows)
+
+
+def _split_rope_write(low: "Lowering", call: Call) -> None:
+    qkv, q_norm, k_norm, _, cos, sin, kv, _, _ = call.inputs
+    attrs = call.attrs
+    pool, first_byte, layer = low.kv(kv)
+    cos_table, sin_table = low.constant(cos), low.constant(sin)
+    rotary = 0 if cos_table is None else 2 * cos_table.shape[1]
+    padded = -(-attrs["head_dim"] // 32) * 32
+    out = low.floats(call, attrs["num_heads"] * padded)
+    low.native.rope_write(
+        low[qkv], attrs["num_heads"], rotary, low.vector(q_norm), low.vector(k_norm), attrs.get("eps") or 0.0,
+        attrs.get("weight_offset") or 0.0, cos_table, sin_table, layer.group, pool, first_byte,
+        attrs["num_kv_heads"], attrs["head_dim"], layer.dtype == "float32", out,
+    )  # fmt: skip
+
+
+def _attention(low: "Lowering", call: Call) -> None:
+    attrs = call.attrs
+    pool, first_byte, layer = low.kv(call.inputs[1])
+    out = low.floats(call, attrs["num_heads"] * attrs["head_dim"])
+    low.native.attention(
+        low[call.inputs[0]], attrs["num_heads"], attrs["scale"], attrs.get("softcap") or 0.0,
+        attrs.get("window") or 0, layer.group, pool, first_byte, attrs["num_kv_heads"], attrs["head_dim"],
+        layer.dtype == "float32", out,
+    )  # fmt: skip
+
+
+def _gated_operand(low: "Lowering", call: Call) -> None:
+    (gate_up,) = call.inputs
+    out = low.operand(call, call.attrs["to"], low.width(gate_up) // 2)
+    low.native.gated(low[gate_up], call.attrs["act"], out)
+
+
+CPU: Mapping[str, Lower] = {
+    "embed": _embed,
+    "norm_operand": _norm_operand,
+    "rows_norm_operand": _rows_norm_operand,
+    "operand": _operand,
+    "linear": _linear,
+    "linear_add": _linear_add,
+    "split_rope_write": _split_rope_write,
+    "attention": _attention,
+    "gated_operand": _gated_operand,
+}
+
+
+def refusals(program: Program) -> list[str]:
+    """Ops of a (fused) program without a native kernel, each once, as sentences. Empty: all native."""
+    missing = dict.fromkeys(call.op.name for call in program.calls if call.op.name not in CPU)
+    return [f"op {name} has no native kernel" for name in missing]

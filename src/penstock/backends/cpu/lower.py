@@ -1,0 +1,205 @@
+"""Program -> native recorded program: values get places in one arena by liveness, calls become native ops.
+
+Called once per load by the cpu executor. Changes no arithmetic: a native op is the op of the same name.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock import _native
+from penstock.backends.cpu.kernels import CPU
+from penstock.model.program import Call, KVLayer, Program, WeightUse
+from penstock.weights.loader import DTYPE_NAMES, LoadedWeights
+
+BLOCK_TOKENS = 64
+ALIGNMENT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The largest step the program will ever see."""
+
+    max_rows: int
+    max_logit_rows: int
+    num_blocks: tuple[int, ...]  # per KV group
+
+
+def block_bytes(layer: KVLayer) -> int:
+    """Bytes of one 64-token block of one layer, all KV heads."""
+    padded = -(-layer.head_dim // 32) * 32
+    return layer.num_kv_heads * 2 * BLOCK_TOKENS * padded * (4 if layer.dtype == "float32" else 2)
+
+
+def plan_arena(sizes: Sequence[int], lifetimes: Sequence[tuple[int, int]]) -> tuple[list[int], int]:
+    """Offsets such that values alive at the same call never overlap, first fit in order of birth, and the total.
+
+    >>> plan_arena([4096, 4096, 4096], [(0, 1), (1, 2), (2, 3)])
+    ([0, 4096, 0], 8192)
+    """
+    offsets: list[int] = []
+    total = 0
+    for index, (size, (birth, death)) in enumerate(zip(sizes, lifetimes, strict=True)):
+        taken = sorted(
+            (offsets[other], offsets[other] + sizes[other])
+            for other in range(index)
+            if lifetimes[other][0] <= death and birth <= lifetimes[other][1]
+        )
+        at = 0
+        for begin, end in taken:
+            if at + size <= begin:
+                break
+            at = max(at, end)
+        offsets.append(at)
+        total = max(total, at + size)
+    return offsets, total
+
+
+class Lowering:
+    """Appends native ops call by call; `kernels.CPU` reads and fills it."""
+
+    def __init__(
+        self,
+        program: Program,
+        weights: LoadedWeights,
+        kv_pools: Sequence[NDArray[np.uint8]],
+        limits: Limits,
+        isa: str,
+        pool: "_native.Pool",
+    ) -> None:
+        self._program = program
+        self._weights = weights
+        self._kv_pools = kv_pools
+        self._limits = limits
+        self._values: dict[str, int] = {}
+        self._widths: dict[str, int] = {}
+        self.on_logit_rows: set[str] = set()
+        # Every array a native op points into; the executor keeps this list alive as long as the program.
+        self.kept: list[NDArray[np.generic]] = []
+        self._offsets, arena_bytes = self._plan()
+        self.native = _native.Program(
+            isa, pool, arena_bytes, program.spec.vocab_size, program.max_context, limits.max_rows,
+            limits.max_logit_rows, list(limits.num_blocks),
+        )  # fmt: skip
+        for call in program.calls:
+            CPU[call.op.name](self, call)
+        self.logits = self[program.calls[-1].output]
+        self.native.sample(self.logits)
+
+    def __getitem__(self, name: str | None) -> int:
+        assert name is not None
+        return self._values[name]
+
+    def width(self, name: str | None) -> int:
+        assert name is not None
+        return self._widths[name]
+
+    def follow_rows(self, call: Call, source: str | None) -> None:
+        """The output has the rows of `source`: the step's, or those that need logits."""
+        if source in self.on_logit_rows:
+            self.on_logit_rows.add(call.output)
+
+    def floats(self, call: Call, width: int) -> int:
+        self._widths[call.output] = width
+        value: int = self.native.floats(self._offsets[call.output], width, self._rows(call.output))
+        self._values[call.output] = value
+        return value
+
+    def operand(self, call: Call, kind: str, k: int) -> int:
+        self._widths[call.output] = k
+        value: int = self.native.operand(self._offsets[call.output], kind, k, self._rows(call.output))
+        self._values[call.output] = value
+        return value
+
+    def embedding(self, name: str | None) -> tuple[NDArray[np.generic], str]:
+        table = self._weights.embeddings[_weight_name(name)]
+        self.kept.append(table)
+        unsigned = table.view(np.uint16) if table.itemsize == 2 else table
+        return unsigned, DTYPE_NAMES[table.dtype]
+
+    def vector(self, name: str | None) -> NDArray[np.float32] | None:
+        if name is None:
+            return None
+        vector = self._weights.vectors[_weight_name(name)]
+        self.kept.append(vector)
+        return vector
+
+    def packed(self, name: str | None) -> tuple[NDArray[np.uint8], WeightUse]:
+        packed = self._weights.packed[_weight_name(name)]
+        self.kept.append(packed)
+        return packed, self._program.weights[_weight_name(name)]
+
+    def constant(self, name: str | None) -> NDArray[np.float32] | None:
+        if name is None:
+            return None
+        table = np.ascontiguousarray(self._program.constants[name], np.float32)
+        self.kept.append(table)
+        return table
+
+    def kv(self, name: str | None) -> tuple[NDArray[np.uint8], int, KVLayer]:
+        """(pool of the layer's group, where the layer begins in it, the layer)."""
+        assert name is not None
+        layers = {f"kv.{layer.layer}": layer for layer in self._program.kv_layers}
+        layer = layers[name]
+        before = [k for k in self._program.kv_layers if k.group == layer.group and k.layer < layer.layer]
+        first = sum(block_bytes(k) for k in before) * self._limits.num_blocks[layer.group]
+        return self._kv_pools[layer.group], first, layer
+
+    def _rows(self, name: str) -> int:
+        return self._limits.max_logit_rows if name in self.on_logit_rows else self._limits.max_rows
+
+    def _plan(self) -> tuple[dict[str, int], int]:
+        """Sizes from a dry walk of the program's shapes: no native program exists yet."""
+        calls = self._program.calls
+        last_use = {call.output: index for index, call in enumerate(calls)}
+        for index, call in enumerate(calls):
+            for name in call.inputs:
+                if name in last_use:
+                    last_use[name] = index
+        last_use[calls[-1].output] = len(calls)  # the sampler reads it
+        names, sizes, lifetimes = [], [], []
+        widths: dict[str, int] = {}
+        logit_rows: set[str] = set()
+        for index, call in enumerate(calls):
+            size = self._size(call, widths, logit_rows)
+            names.append(call.output)
+            sizes.append(-(-size // ALIGNMENT) * ALIGNMENT)
+            lifetimes.append((index, last_use[call.output]))
+        offsets, total = plan_arena(sizes, lifetimes)
+        return dict(zip(names, offsets, strict=True)), total
+
+    def _size(self, call: Call, widths: dict[str, int], logit_rows: set[str]) -> int:
+        name, attrs = call.op.name, call.attrs
+        first = call.inputs[0]
+        if name == "rows_norm_operand" or first in logit_rows:
+            logit_rows.add(call.output)
+        rows = self._limits.max_logit_rows if call.output in logit_rows else self._limits.max_rows
+        if name in ("linear", "linear_add"):
+            width = self._program.weights[_weight_name(call.inputs[1])].shape[0]
+        elif name == "embed":
+            width = self._program.weights[_weight_name(call.inputs[1])].shape[1]
+        elif name == "split_rope_write":
+            width = attrs["num_heads"] * (-(-attrs["head_dim"] // 32) * 32)
+        elif name == "attention":
+            width = attrs["num_heads"] * attrs["head_dim"]
+        else:
+            width = widths[first or ""] // (2 if name == "gated_operand" else 1)
+        widths[call.output] = width
+        if name.endswith("operand"):
+            return int(_native.operand_bytes(attrs["to"], rows, width))
+        return -(-rows // 16) * 16 * width * 4 + 64
+
+
+def _weight_name(name: str | None) -> str:
+    assert name is not None
+    return name.removeprefix("weights.")
+
+
+def kv_pool_bytes(program: Program, num_blocks: Mapping[int, int] | Sequence[int]) -> list[int]:
+    """Bytes of each KV group's pool."""
+    return [
+        sum(block_bytes(layer) for layer in program.kv_layers if layer.group == group) * num_blocks[group]
+        for group in range(len(program.kv_groups))
+    ]

@@ -1,0 +1,176 @@
+"""Checkpoint -> what executors hold: packed matrices, fp32 vectors, the embedding's own rows.
+
+Called by engine.build with plain requests (this room knows no model). Every tensor of the checkpoint is
+used, declared inert, or refused by name; every value is finite. Peak memory: the packed weights, plus the
+pages of the source being read (mapped, evictable).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.errors import ModelLoadError
+from penstock.weights import packed
+from penstock.weights.arena import reserve
+from penstock.weights.format import FORMATS, PANEL_COLUMNS
+from penstock.weights.reader import Checkpoint
+
+DTYPE_NAMES = {np.dtype(np.float32): "float32", np.dtype(np.float16): "float16", np.dtype(ml_dtypes.bfloat16): "bfloat16"}
+
+# (source rows [n,k], its dtype, format, out bytes) -> are all source values finite
+Packer = Callable[[NDArray[np.generic], str, str, NDArray[np.uint8]], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One weight of the program: checkpoint tensors stacked along their first axis."""
+
+    name: str
+    sources: tuple[str, ...]
+    shape: tuple[int, ...]
+    kind: Literal["linear", "vector", "embedding"]
+    format: str | None = None
+
+
+@dataclass(slots=True)
+class LoadedWeights:
+    packed: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+    vectors: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    embeddings: dict[str, NDArray[np.generic]] = field(default_factory=dict)  # the checkpoint's own bytes
+    notes: list[str] = field(default_factory=list)  # one line each, for start-up
+    was_cached: bool = False
+
+
+def pack_with_numpy(rows: NDArray[np.generic], dtype: str, format: str, out: NDArray[np.uint8]) -> bool:
+    """The packer of machines without the native build: right, and slow."""
+    del dtype
+    values = rows.astype(np.float32)
+    if not np.isfinite(values).all():
+        return False
+    out[:] = FORMATS[format].pack(values)
+    return True
+
+
+def panel_bytes(format: str, k: int) -> int:
+    return round(FORMATS[format].bytes_per_weight(k) * PANEL_COLUMNS * k)
+
+
+def packed_bytes(wanted: Wanted) -> int:
+    n, k = wanted.shape
+    assert wanted.format is not None
+    return -(-n // PANEL_COLUMNS) * panel_bytes(wanted.format, k)
+
+
+def load(
+    checkpoint: Checkpoint,
+    wanted: Sequence[Wanted],
+    *,
+    is_inert: Callable[[str], bool],
+    pack: Packer = pack_with_numpy,
+    cache: Path | None = None,
+    verify: bool = False,
+) -> LoadedWeights:
+    """Everything `wanted`. `cache`: where packed weights are kept; None: nowhere. `verify`: scan all values again."""
+    _check(checkpoint.tensors, wanted, is_inert)
+    out = LoadedWeights()
+    for want in wanted:
+        if want.kind == "vector":
+            parts = [checkpoint.tensors[source].astype(np.float32) for source in want.sources]
+            out.vectors[want.name] = np.ascontiguousarray(np.concatenate(parts))
+            _refuse_unless(bool(np.isfinite(out.vectors[want.name]).all()), want)
+        elif want.kind == "embedding":
+            out.embeddings[want.name] = checkpoint.tensors[want.sources[0]]
+    linears = [want for want in wanted if want.kind == "linear"]
+    sizes = {want.name: packed_bytes(want) for want in linears}
+    contents = {want.name: (str(want.format), want.shape, want.sources) for want in linears}
+    path = packed.path_of(cache, packed.key_of(checkpoint.source_hash, contents)) if cache else None
+    if path is not None and not verify and (found := packed.load(path, sizes)) is not None:
+        out.packed, out.was_cached = found, True
+        return out
+    memory = reserve(sum(sizes.values()))
+    at = 0
+    for want in linears:
+        out.packed[want.name] = memory[at : at + sizes[want.name]]
+        at += sizes[want.name]
+        _refuse_unless(_pack(checkpoint.tensors, want, out.packed[want.name], pack), want)
+    for name, table in out.embeddings.items():
+        want = next(w for w in wanted if w.name == name)
+        _refuse_unless(bool(_finite(table)), want)
+    if path is not None and (failure := packed.save(path, out.packed)):
+        out.notes.append(failure)
+    return out
+
+
+def _pack(tensors: Mapping[str, np.ndarray], want: Wanted, out: NDArray[np.uint8], pack: Packer) -> bool:
+    assert want.format is not None
+    parts = [tensors[source] for source in want.sources]
+    if any(part.shape[0] % PANEL_COLUMNS for part in parts[:-1]) or len({part.dtype for part in parts}) > 1:
+        parts = [np.concatenate(parts)]  # a panel would straddle two sources
+    per_panel = panel_bytes(want.format, want.shape[1])
+    at = 0
+    finite = True
+    for part in parts:
+        size = -(-part.shape[0] // PANEL_COLUMNS) * per_panel
+        finite &= pack(part, DTYPE_NAMES[part.dtype], want.format, out[at : at + size])
+        at += size
+    return finite
+
+
+def _finite(table: NDArray[np.generic]) -> bool:
+    """Without a float32 copy of the table: an exponent of all ones is NaN or Inf."""
+    masks = {"float32": (np.uint32, 0x7F800000), "float16": (np.uint16, 0x7C00), "bfloat16": (np.uint16, 0x7F80)}
+    unsigned, mask = masks[DTYPE_NAMES[table.dtype]]
+    rows_per_chunk = max(1, (16 << 20) // max(1, table[0].nbytes))
+    for begin in range(0, len(table), rows_per_chunk):
+        bits = table[begin : begin + rows_per_chunk].view(unsigned)
+        if ((bits & unsigned(mask)) == unsigned(mask)).any():
+            return False
+    return True
+
+
+def _refuse_unless(finite: bool, want: Wanted) -> None:
+    if not finite:
+        raise ModelLoadError(
+            "nan_weights",
+            f"{' + '.join(want.sources)}: holds NaN or Inf, so every answer would be noise; download the weights again.",
+        )
+
+
+def _check(tensors: Mapping[str, np.ndarray], wanted: Sequence[Wanted], is_inert: Callable[[str], bool]) -> None:
+    used: set[str] = set()
+    for want in wanted:
+        used.update(want.sources)
+        rows = 0
+        for source in want.sources:
+            if source not in tensors:
+                raise ModelLoadError(
+                    "missing_tensor", f"tensor {source} is not in the checkpoint; it may be incomplete, download it again."
+                )
+            tensor = tensors[source]
+            if tensor.dtype not in DTYPE_NAMES:
+                raise ModelLoadError("dtype_unsupported", f"tensor {source} is not float32, float16 or bfloat16.")
+            if tensor.ndim != len(want.shape) or tensor.shape[1:] != want.shape[1:]:
+                raise ModelLoadError(
+                    "shape_mismatch",
+                    f"tensor {source} has shape {list(tensor.shape)}, config.json asks for {list(want.shape)}; "
+                    f"weights and config belong to different models.",
+                )
+            rows += tensor.shape[0]
+        if rows != want.shape[0]:
+            raise ModelLoadError(
+                "shape_mismatch",
+                f"{' + '.join(want.sources)}: {rows} rows, config.json asks for {want.shape[0]}; "
+                f"weights and config belong to different models.",
+            )
+    extra = sorted(name for name in tensors if name not in used and not is_inert(name))
+    if extra:
+        raise ModelLoadError(
+            "bad_index",
+            f"{len(extra)} tensors are not part of this architecture (first: {extra[0]}); "
+            f"serving without them would be another model.",
+        )

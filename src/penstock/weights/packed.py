@@ -1,0 +1,83 @@
+"""Packed weights on disk, so that the second start is a read: one safetensors file of uint8 panels.
+
+Kept under `<cache>/packed/<key>.safetensors`; the key hashes the source files, the layout version and what
+was packed, so that a change of any of them packs anew. A damaged or foreign file is packed over.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.errors import ModelLoadError
+from penstock.weights.arena import reserve
+from penstock.weights.readers.safetensors import read_file
+
+LAYOUT_VERSION = 1  # raised whenever a byte of any format moves
+ALIGNMENT = 64
+
+
+def key_of(source_hash: str, contents: Mapping[str, tuple[str, tuple[int, ...], tuple[str, ...]]]) -> str:
+    """`contents`: name -> (format, shape, sources)."""
+    text = json.dumps([LAYOUT_VERSION, source_hash, sorted(contents.items())])
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def path_of(cache: Path, key: str) -> Path:
+    return cache / "packed" / f"{key}.safetensors"
+
+
+def load(path: Path, sizes: Mapping[str, int]) -> dict[str, NDArray[np.uint8]] | None:
+    """The tensors, read into fresh huge-page memory; None when the file is not there or is not what was asked."""
+    if not path.exists():
+        return None
+    try:
+        tensors, _, _ = read_file(path)
+    except ModelLoadError:
+        return None
+    if {name: tensor.nbytes for name, tensor in tensors.items()} != dict(sizes):
+        return None
+    memory = reserve(sum(sizes.values()))
+    out: dict[str, NDArray[np.uint8]] = {}
+    at = 0
+    for name, tensor in tensors.items():
+        out[name] = memory[at : at + tensor.nbytes]
+        at += tensor.nbytes
+    with path.open("rb") as file:
+        file.seek(path.stat().st_size - at)
+        if file.readinto(memoryview(memory)) != at:  # type: ignore[attr-defined]
+            return None
+    return out
+
+
+def save(path: Path, tensors: Mapping[str, NDArray[np.uint8]]) -> str | None:
+    """Write whole, then rename, so that a kill or a full disk leaves no half file. Returns why it failed, if so."""
+    header: dict[str, object] = {}
+    at = 0
+    for name, tensor in tensors.items():
+        assert tensor.nbytes % ALIGNMENT == 0, f"{name}: panels are whole cache lines"
+        header[name] = {"dtype": "U8", "shape": [tensor.nbytes], "data_offsets": [at, at + tensor.nbytes]}
+        at += tensor.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+            temporary = file.name
+            file.write(len(text).to_bytes(8, "little") + text)
+            for tensor in tensors.values():
+                file.write(memoryview(tensor))
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        return f"packed weights were not kept: {error.strerror} ({path.parent})"
+    return None

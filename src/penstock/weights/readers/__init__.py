@@ -1,0 +1,1 @@
+"""Checkpoint readers, one file each."""
