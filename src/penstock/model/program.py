@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from penstock.model.spec import KVGroupSpec, ModelSpec
 from penstock.ops.contract import Array, Cost, Dim, Op, Sizes, Widths
+from penstock.weights.format import FORMATS
 
 WeightKind = Literal["linear", "vector", "embedding"]
 
@@ -85,9 +86,9 @@ class Program:
             digest.update(name.encode() + value.tobytes())
         return digest.hexdigest()
 
-    def costs(self, sizes: Sizes, bytes_per_weight: Mapping[str, float]) -> Iterator[tuple[Call, Cost]]:
-        """The price of every call. `sizes` holds T, R, B and S (tokens a row attends to, on average);
-        `bytes_per_weight` says what a weight of each format used here weighs, scales included."""
+    def costs(self, sizes: Sizes) -> Iterator[tuple[Call, Cost]]:
+        """The price of every call, weights as packed in their formats. `sizes` holds T, R, B and S, the
+        tokens that a row attends to, on average."""
         shapes = self._shapes(sizes)
         kv_bytes = {f"kv.{k.layer}": 4.0 if k.dtype == "float32" else 2.0 for k in self.kv_layers}
         for call in self.calls:
@@ -98,18 +99,22 @@ class Program:
                 if name is None:
                     widths[operand.name] = 0.0
                 elif name.startswith("weights."):
-                    use = self.weights[name.removeprefix("weights.")]
-                    widths[operand.name] = bytes_per_weight[use.format] if use.format else 4.0
+                    widths[operand.name] = self._weight_bytes(self.weights[name.removeprefix("weights.")])
                 elif name in kv_bytes:
                     widths[operand.name] = kv_bytes[name]
             yield call, call.op.cost(bound, _with_operand_widths(call, widths))
 
-    def cost(self, sizes: Sizes, bytes_per_weight: Mapping[str, float]) -> Cost:
+    def cost(self, sizes: Sizes) -> Cost:
         """The price of one step: the sum of `costs`."""
         total = Cost(0, 0)
-        for _, cost in self.costs(sizes, bytes_per_weight):
+        for _, cost in self.costs(sizes):
             total += cost
         return total
+
+    def _weight_bytes(self, use: WeightUse) -> float:
+        if use.format is not None:
+            return FORMATS[use.format].bytes_per_weight(use.shape[-1])
+        return 2.0 if use.kind == "embedding" and self.spec.dtype in {"float16", "bfloat16"} else 4.0
 
     def _shapes(self, sizes: Sizes) -> dict[str, tuple[int, ...]]:
         shapes: dict[str, tuple[int, ...]] = {
@@ -168,6 +173,10 @@ class Builder:
         self._constants: dict[str, Array] = {}
         self._kv_layers: list[KVLayer] = []
         self._prefix = ""
+
+    @property
+    def hidden_size(self) -> int:
+        return self._spec.hidden_size
 
     def scope(self, prefix: str) -> None:
         """Outputs and weights named from now on begin with `prefix`."""

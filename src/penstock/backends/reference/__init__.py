@@ -1,0 +1,1 @@
+"""The reference backend: numpy, op by op."""

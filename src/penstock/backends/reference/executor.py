@@ -1,0 +1,83 @@
+"""The reference executor: walks a program call by call in numpy. The definition of what is right.
+
+`engine.build` makes one where no native backend is to be had; tests make them to judge the others. It
+is slow, keeps keys and values as plain arrays, and takes any block size.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from penstock.errors import EngineError
+from penstock.model.program import Program
+from penstock.ops.attention import KVBlocks
+from penstock.ops.contract import Array
+from penstock.step import SamplingRows, StepInput, StepOutput
+
+Sampler = Callable[[Array, SamplingRows], StepOutput]
+
+
+class ReferenceExecutor:
+    """`program` over `weights`: float32 arrays by WeightUse name, unpacked (what their format stands for).
+
+    `num_kv_blocks` has one entry per KV group. `sampler` draws from the logits [R,V]; by default the
+    numpy twin of the native one.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        weights: Mapping[str, Array],
+        *,
+        num_kv_blocks: Sequence[int],
+        block_size: int,
+        sampler: Sampler | None = None,
+    ) -> None:
+        if sampler is None:
+            from penstock.sampling.sampler import sample as sampler
+        missing = sorted(set(program.weights) - set(weights))
+        if missing:
+            raise EngineError(f"program needs weights that were not given: {', '.join(missing)}")
+        for name, use in program.weights.items():
+            if weights[name].shape != use.shape:
+                raise EngineError(
+                    f"weight {name} has shape {weights[name].shape}; its program needs {use.shape}"
+                )
+        self._program = program
+        self._sampler = sampler
+        self._state: dict[str, object] = dict(program.constants)
+        for name in program.weights:
+            self._state[f"weights.{name}"] = np.asarray(weights[name], np.float32)
+        for layer in program.kv_layers:
+            shape = (num_kv_blocks[layer.group], block_size, layer.num_kv_heads * layer.head_dim)
+            self._state[f"kv.{layer.layer}"] = KVBlocks(
+                np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+            )
+
+    def forward(self, step: StepInput) -> StepOutput:
+        """Write the step's keys and values, draw a token for every row of `logit_rows`."""
+        values = self._state | {
+            "step.tokens": step.tokens,
+            "step.positions": step.positions,
+            "step.row_request": np.repeat(np.arange(len(step.context_len)), np.diff(step.query_start)),
+            "step.logit_rows": step.logit_rows,
+        }
+        for group, table in enumerate(step.block_tables):
+            values[f"step.block_table.{group}"] = table
+        for call in self._program.calls:
+            inputs = (None if name is None else values[name] for name in call.inputs)
+            values[call.output] = call.op(*inputs, **call.attrs)
+        output = self._sampler(np.asarray(values["logits"]), step.sampling)
+        taps = {name: np.asarray(values[name]) for name in step.taps}
+        return StepOutput(
+            sampled=output.sampled,
+            logprob=output.logprob,
+            rank=output.rank,
+            top_token=output.top_token,
+            top_logprob=output.top_logprob,
+            taps=taps,
+        )
+
+    def describe(self) -> Mapping[str, str]:
+        """For `doctor` and the fingerprint. Every op is its numpy reference."""
+        return {"backend": "reference", "isa": "", "kernels": f"numpy {np.__version__}"}

@@ -1,0 +1,1 @@
+"""Passes: Program -> Program with the same bits."""

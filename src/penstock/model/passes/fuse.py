@@ -1,0 +1,182 @@
+"""Fuse: the plain program rewritten with the ops that kernels run, bit for bit the same.
+
+Five patterns, each anchored at the call that ends it: norm + operand; take_rows + norm + operand;
+q, k, v products + head norms + rope + rounding + cache write; gate and up products + activation +
+operand; product + residual. A call is swallowed only if nobody else reads its output; what matches no
+pattern stays as it is.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+
+from penstock.model.program import Call, Program, WeightUse
+from penstock.ops.attention import attention, kv_write
+from penstock.ops.contract import Op
+from penstock.ops.embedding import take_rows
+from penstock.ops.linear import linear, linear_add
+from penstock.ops.norm import head_norm, norm_operand, rms_norm, rows_norm_operand
+from penstock.ops.pointwise import add, gated, gated_operand
+from penstock.ops.rope import rope, split_rope_write
+from penstock.ops.rounding import operand, round_to
+
+
+def fuse(program: Program) -> Program:
+    """`program` with every pattern replaced by its fused op, and the weights of joined products stacked."""
+    rewriter = _Rewriter(program)
+    for pattern in (_norms, _qkv, _gate_up, _residual):
+        rewriter.apply(pattern)
+    return rewriter.finish()
+
+
+class _Rewriter:
+    """The calls under rewriting, and who makes and who reads each value."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._calls = list(program.calls)
+        self._weights = dict(program.weights)
+        self._index()
+
+    def apply(self, pattern: "Pattern") -> None:
+        for call in list(self._calls):
+            if self._makers.get(call.output) is call and pattern(self, call):
+                self._index()
+
+    def finish(self) -> Program:
+        used = {name for call in self._calls for name in call.inputs if name is not None}
+        return Program(
+            spec=self._program.spec,
+            calls=tuple(self._calls),
+            weights={name: use for name, use in self._weights.items() if f"weights.{name}" in used},
+            constants=self._program.constants,
+            kv_layers=self._program.kv_layers,
+            kv_groups=self._program.kv_groups,
+            max_context=self._program.max_context,
+        )
+
+    def maker(self, value: str | None, op: Op) -> Call | None:
+        """The call of `op` that makes `value` for exactly one reader."""
+        call = self._makers.get(value) if value is not None else None
+        return call if call is not None and call.op is op and self._readers[call.output] == 1 else None
+
+    def reader(self, value: str, op: Op) -> Call | None:
+        return next((c for c in self._calls if c.op is op and value in c.inputs), None)
+
+    def replace(self, swallowed: list[Call], made: list[Call]) -> None:
+        """Put `made` where the last of `swallowed` was."""
+        gone = {id(call) for call in swallowed}
+        last = max(i for i, call in enumerate(self._calls) if id(call) in gone)
+        kept_before = [c for c in self._calls[: last + 1] if id(c) not in gone]
+        self._calls = kept_before + made + self._calls[last + 1 :]
+
+    def stack(self, name: str, parts: list[str | None]) -> str | None:
+        """The weight that stacks `parts` along N; None if there are none."""
+        uses = [self._weights[part.removeprefix("weights.")] for part in parts if part is not None]
+        if not uses:
+            return None
+        rows = sum(use.shape[0] for use in uses)
+        sources = tuple(source for use in uses for source in use.sources)
+        shape = (rows, *uses[0].shape[1:])
+        self._weights[name] = WeightUse(name, sources, shape, uses[0].kind, uses[0].format)
+        return f"weights.{name}"
+
+    def can_stack(self, products: list[Call]) -> bool:
+        """Same input, same format, and all with a bias or none."""
+        formats = {self._weights[str(call.inputs[1]).removeprefix("weights.")].format for call in products}
+        has_bias = {call.inputs[2] is not None for call in products}
+        return len({call.inputs[0] for call in products}) == len(formats) == len(has_bias) == 1
+
+    def _index(self) -> None:
+        self._makers: dict[str, Call] = {call.output: call for call in self._calls}
+        self._readers = Counter(name for call in self._calls for name in call.inputs if name is not None)
+
+
+Pattern = Callable[[_Rewriter, Call], bool]
+
+
+def _norms(r: _Rewriter, end: Call) -> bool:
+    norm = r.maker(end.inputs[0], rms_norm) if end.op is operand else None
+    if norm is None:
+        return False
+    attrs = {**norm.attrs, **end.attrs}
+    rows = r.maker(norm.inputs[0], take_rows)
+    if rows is None:
+        r.replace([norm, end], [Call(norm_operand, norm.inputs, end.output, attrs)])
+    else:
+        inputs = (*rows.inputs, norm.inputs[1])
+        r.replace([rows, norm, end], [Call(rows_norm_operand, inputs, end.output, attrs)])
+    return True
+
+
+def _chain(r: _Rewriter, value: str | None) -> list[Call | None] | None:
+    """[product, head norm or None, rope or None, round] that end in `value`."""
+    rounded = r.maker(value, round_to)
+    if rounded is None:
+        return None
+    value = rounded.inputs[0]
+    turned = r.maker(value, rope)
+    if turned is not None:
+        value = turned.inputs[0]
+    normed = r.maker(value, head_norm)
+    if normed is not None:
+        value = normed.inputs[0]
+    product = r.maker(value, linear)
+    return None if product is None else [product, normed, turned, rounded]
+
+
+def _qkv(r: _Rewriter, write: Call) -> bool:
+    reader = r.reader(str(write.inputs[2]), attention) if write.op is kv_write else None
+    if reader is None:
+        return False
+    chains = [_chain(r, value) for value in (reader.inputs[0], write.inputs[0], write.inputs[1])]
+    if any(chain is None for chain in chains):
+        return False
+    (q, q_norm, q_rope, q_round), (k, k_norm, k_rope, _), (v, v_norm, v_rope, _) = (c or [] for c in chains)
+    products = [call for call in (q, k, v) if call is not None]
+    same_norm = (q_norm and q_norm.attrs) == (k_norm and k_norm.attrs)
+    same_rope = (q_rope and q_rope.inputs[1:]) == (k_rope and k_rope.inputs[1:])
+    if v_norm or v_rope or not same_norm or not same_rope or not r.can_stack(products) or q_round is None:
+        return False
+
+    layer = str(write.output).removesuffix("kv")  # layers.<i>.attn.
+    weight = r.stack(f"{layer}qkv", [call.inputs[1] for call in products])
+    bias = r.stack(f"{layer}qkv_bias", [call.inputs[2] for call in products])
+    joined = Call(linear, (products[0].inputs[0], weight, bias), f"{layer}qkv", {})
+    kv, positions, row_request, block_table = write.inputs[2:]
+    cos, sin = q_rope.inputs[2:] if q_rope else (None, None)
+    norms = [call.inputs[1] if call else None for call in (q_norm, k_norm)]
+    attrs = {
+        **{name: reader.attrs[name] for name in ("num_heads", "num_kv_heads", "head_dim")},
+        "eps": q_norm.attrs["eps"] if q_norm else 0.0,
+        "weight_offset": q_norm.attrs["weight_offset"] if q_norm else 0.0,
+        "to": q_round.attrs["to"],
+    }
+    inputs = (joined.output, *norms, positions, cos, sin, kv, block_table, row_request)
+    written = Call(split_rope_write, inputs, q_round.output, attrs)
+    swallowed = [call for chain in chains for call in chain or [] if call is not None]
+    r.replace([*swallowed, write], [joined, written])
+    return True
+
+
+def _gate_up(r: _Rewriter, end: Call) -> bool:
+    act = r.maker(end.inputs[0], gated) if end.op is operand else None
+    if act is None:
+        return False
+    gate, up = (r.maker(value, linear) for value in act.inputs)
+    if gate is None or up is None or not r.can_stack([gate, up]):
+        return False
+    layer = act.output.removesuffix("gated")  # layers.<i>.mlp.
+    weight = r.stack(f"{layer}gate_up", [gate.inputs[1], up.inputs[1]])
+    bias = r.stack(f"{layer}gate_up_bias", [gate.inputs[2], up.inputs[2]])
+    joined = Call(linear, (gate.inputs[0], weight, bias), f"{layer}gate_up", {})
+    closed = Call(gated_operand, (joined.output,), end.output, {**act.attrs, **end.attrs})
+    r.replace([gate, up, act, end], [joined, closed])
+    return True
+
+
+def _residual(r: _Rewriter, end: Call) -> bool:
+    product = r.maker(end.inputs[1], linear) if end.op is add else None
+    if product is None:
+        return False
+    r.replace([product, end], [Call(linear_add, (*product.inputs, end.inputs[0]), end.output, {})])
+    return True
