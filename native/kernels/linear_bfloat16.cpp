@@ -16,15 +16,14 @@ namespace {
 struct BFloat16Kernel {
     static constexpr int64_t kChunk = 128;
     static constexpr int64_t kBytesPerK = 64;
-    static constexpr int64_t kAheadBytes = 4096;
 #if defined(__AVX512F__)
-    static constexpr int kMaxRows = 6;  // 24 sums, 4 weights
+    static constexpr int kMaxRows = 12;  // 24 sums, 2 weights, a mask
 #elif defined(__AVX2__)
     static constexpr int kMaxRows = 3;  // 12 sums
 #else
     static constexpr int kMaxRows = 4;
 #endif
-    static constexpr int kVectors = kWidth == 1 ? 1 : 2;
+    static constexpr int kVectors = kWidth == 1 ? 1 : 16 / kWidth;  // one 64-byte line
 
     // Rows [row, row + count) of k [k, k + num_k) as [num_k / kChunk][count][kChunk] fp32.
     static void copy_rows(const Operand& a, int64_t row, int64_t count, int64_t k, int64_t num_k,
@@ -58,7 +57,7 @@ struct BFloat16Kernel {
                     for (int v = 0; v < kVectors; ++v) {
                         const int64_t at = column + v * kWidth;
                         line[v] = weights + (at / 16 * 1024 + at % 16 * 4) + pair * 64;
-                        if (at % 16 == 0) __builtin_prefetch(ahead, 0, 3), ahead += args.ahead_step;
+                        if (R > 1 && at % 16 == 0) __builtin_prefetch(ahead, 0, 3), ahead += args.ahead_step;
                         w[v] = lanes_even(line[v]);
                     }
                     for (int r = 0; r < R; ++r) {

@@ -8,7 +8,9 @@
 //     for 16 panels, for <= 96 rows, for <= 1024 k (more when rows are few):     rows as fp32 in scratch, L2
 //         for each panel, for each chunk of k (8 KB of weights, L1), for each block of rows
 //
-// One block of rows reads every weight once: then four panels take turns, so that DRAM sees four streams.
+// Weights are read strictly in the order of their addresses, one panel at a time: hardware prefetchers then
+// reach the speed of a plain read loop at one row (four panels in turns: 0.6 of it; two tiles in turns: 0.5).
+// From two rows on every line is also prefetched one chunk ahead, a share of them by each block of rows.
 #pragma once
 #include "kernels.h"
 #include "simd.h"
@@ -77,9 +79,7 @@ PENSTOCK_INLINE Lanes lanes_odd(const std::byte* p) { return widen_bf16_1(half_a
 constexpr int64_t kPanelGroup = 16;               // panels whose sums wait in scratch
 constexpr int64_t kRowGroup = 96;                 // rows expanded at a time
 constexpr int64_t kRowFloats = kRowGroup * 1024;  // their fp32 values, 384 KB
-constexpr int64_t kStreams = 4;                   // panels that take turns while one block holds all rows
-constexpr int64_t kTurn = 32;                     // k of a turn
-static_assert((kPanelGroup * kRowGroup * kPanel + kRowFloats) * 4 <= kScratchBytes);
+static_assert((2 * kPanelGroup * kRowGroup * kPanel + kRowFloats) * 4 <= kScratchBytes);
 
 // Where a block reads and adds; `ahead` walks over weights needed soon, `ahead_step` bytes per 64 read.
 struct BlockArgs {
@@ -142,23 +142,12 @@ struct LinearFloat {
         }
     }
 
-    // Turn by turn: `panels` streams for the one block of rows.
-    static void streams(const std::byte* weights, int64_t panel_bytes, int64_t panels, const float* rows,
-                        int64_t num_rows, int64_t num_k, float* sums) {
-        Block* const block = block_of<Kernel::kMaxRows>(num_rows);
-        for (int64_t k = 0; k < num_k; k += kTurn) {
-            const float* row = rows + (k / kChunk * kChunk * num_rows + k % kChunk);
-            for (int64_t p = 0; p < panels; ++p) {
-                const std::byte* at = weights + p * panel_bytes + k * Kernel::kBytesPerK;
-                block({at, row, sums + p * num_rows * kPanel, kTurn, at + Kernel::kAheadBytes, 64});
-            }
-        }
-    }
-
     static void run(const PackedWeight& w, const Operand& a, int64_t rows, const LinearOut& out,
                     int64_t panel_begin, int64_t panel_end, std::byte* scratch) noexcept {
         float* const sums = reinterpret_cast<float*>(scratch);
         float* const expanded = sums + kPanelGroup * kRowGroup * kPanel;
+        float* const first = expanded + kRowFloats;  // half of K, when tests break the invariance
+        const int64_t half = g_break_invariance == 1 && rows > 1 ? w.k_padded / 2 : 0;
         const int64_t groups = (rows + kRowGroup - 1) / kRowGroup;
         const int64_t group_rows =
             groups <= 1 ? rows : round_up((rows + groups - 1) / groups, Kernel::kMaxRows);
@@ -167,29 +156,26 @@ struct LinearFloat {
             for (int64_t row = 0; row < rows; row += group_rows) {
                 const int64_t count = rows - row < group_rows ? rows - row : group_rows;
                 const int64_t step = kRowFloats / count / kChunk * kChunk;
-                std::memset(sums, 0, static_cast<std::size_t>(panels * count * kPanel) * 4);
-                for (int64_t k = 0; k < w.k_padded; k += step) {
-                    const int64_t here = w.k_padded - k < step ? w.k_padded - k : step;
+                const int64_t floats = panels * count * kPanel;
+                std::memset(sums, 0, static_cast<std::size_t>(floats) * 4);
+                for (int64_t k = 0, here; k < w.k_padded; k += here) {
+                    const int64_t end = k < half ? half : w.k_padded;
+                    here = end - k < step ? end - k : step;
                     Kernel::copy_rows(a, row, count, k, here, expanded);
-                    accumulate(w, p, panels, expanded, count, k, here, sums);
+                    for (int64_t i = 0; i < panels; ++i)
+                        panel(w.data + (p + i) * w.panel_bytes + k * Kernel::kBytesPerK, expanded, count,
+                              here, sums + i * count * kPanel);
+                    if (k + here == half) {
+                        std::memcpy(first, sums, static_cast<std::size_t>(floats) * 4);
+                        std::memset(sums, 0, static_cast<std::size_t>(floats) * 4);
+                    }
                 }
+                if (half > 0)
+                    for (int64_t i = 0; i < floats; i += kLanes)
+                        store(sums + i, load(first + i) + load(sums + i));
                 for (int64_t i = 0; i < panels; ++i)
                     write_rows(sums + i * count * kPanel, count, w.n, (p + i) * kPanel, out, row);
             }
-        }
-    }
-
-    static void accumulate(const PackedWeight& w, int64_t first, int64_t panels, const float* rows,
-                           int64_t num_rows, int64_t k, int64_t num_k, float* sums) {
-        const std::byte* const weights = w.data + first * w.panel_bytes + k * Kernel::kBytesPerK;
-        if (num_rows <= Kernel::kMaxRows) {
-            for (int64_t i = 0; i < panels; i += kStreams)
-                streams(weights + i * w.panel_bytes, w.panel_bytes,
-                        panels - i < kStreams ? panels - i : kStreams, rows, num_rows, num_k,
-                        sums + i * num_rows * kPanel);
-        } else {
-            for (int64_t i = 0; i < panels; ++i)
-                panel(weights + i * w.panel_bytes, rows, num_rows, num_k, sums + i * num_rows * kPanel);
         }
     }
 };

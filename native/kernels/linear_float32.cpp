@@ -25,7 +25,6 @@ template <class Weight>
 struct Float32Kernel {
     static constexpr int64_t kBytesPerK = kPanel * Weight::kBytes;
     static constexpr int64_t kChunk = 8192 / kBytesPerK;
-    static constexpr int64_t kAheadBytes = 4096;
 #if defined(__AVX512F__)
     static constexpr int kMaxRows = 12;  // 24 sums, 2 weights
 #elif defined(__AVX2__)
@@ -33,7 +32,6 @@ struct Float32Kernel {
 #else
     static constexpr int kMaxRows = 4;
 #endif
-    static constexpr int kVectors = kWidth == 1 ? 1 : 2;
 
     // Rows [row, row + count) of k [k, k + num_k) as [num_k / kChunk][count][kChunk]: no stride of a power of
     // two.
@@ -48,6 +46,7 @@ struct Float32Kernel {
 
     template <int R>
     static void block(const BlockArgs& args) noexcept {
+        constexpr int kVectors = R <= 2 || kWidth == 16 ? kPanel / kWidth : 2;
         constexpr int64_t kColumns = kVectors * kWidth;
         const std::byte* ahead = args.ahead;
         for (int64_t column = 0; column < kPanel; column += kColumns) {
@@ -59,7 +58,7 @@ struct Float32Kernel {
                     acc[r][v] = lanes_load(args.sums + r * kPanel + column + v * kWidth);
             for (int64_t k = 0; k < args.num_k; ++k, weights += kBytesPerK, ++rows) {
                 for (int64_t byte = 0; byte < kColumns * Weight::kBytes; byte += 64)
-                    __builtin_prefetch(ahead, 0, 3), ahead += args.ahead_step;
+                    if (R > 1) __builtin_prefetch(ahead, 0, 3), ahead += args.ahead_step;
                 Lanes w[kVectors];
                 for (int v = 0; v < kVectors; ++v)
                     w[v] = Weight::load_lanes(weights + v * kWidth * Weight::kBytes);
