@@ -87,7 +87,8 @@ The xz column is size(train + test) - size(train) with a dictionary over all of 
 
 Of {functions["sampled"]} real openings (head and docstring) of held-out functions, completed at \
 temperature {functions["temperature"]}, {functions["parsed"]} \
-({functions["parsed"] / functions["sampled"]:.0%}) parse as Python. A completion that reaches 192 tokens loses its last, unfinished line.
+({functions["parsed"] / functions["sampled"]:.0%}) parse as Python. A completion
+that reaches 192 tokens loses its last, unfinished line.
 
 ## What it writes
 {written}
@@ -97,9 +98,9 @@ temperature {functions["temperature"]}, {functions["parsed"]} \
 ## Training
 {stages}, {steps[-1]["num_tokens"] / 1e6:.2f} million tokens, \
 {steps[-1]["elapsed_s"] / 60:.1f} minutes on one CPU thread in bfloat16 with float32 masters; Muon for the \
-matrices, AdamW for embedding and norms; warm-up, a stable rate, a linear fall to zero. The last stage mixes in
-chat turns made from docstrings and functions, and fill-in-the-middle examples. `tools/train/README.md` says how
-to repeat it; `tools/train/record/{name}/` holds the log, the loss curve and the measurements.
+matrices, AdamW for embedding and norms; warm-up, a stable rate, a linear fall to zero. The last stage mixes
+in chat turns made from docstrings and functions, and fill-in-the-middle examples. `tools/train/README.md`
+says how to repeat it; `tools/train/record/{name}/` holds the log, the loss curve and the measurements.
 
 ## Data
 | source | version | licence | train | validation | test |

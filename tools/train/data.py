@@ -65,7 +65,7 @@ def collect(stdlib: Path, docs: Path) -> list[Document]:
 
 def without_duplicates(documents: Iterable[Document]) -> list[Document]:
     """Keep the first of every distinct text."""
-    first = {}
+    first: dict[str, Document] = {}
     for document in documents:
         first.setdefault(document.digest, document)
     return list(first.values())

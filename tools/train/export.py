@@ -17,7 +17,7 @@ from tools.train.recipe import ModelShape
 def write_checkpoint(folder: Path, model: Decoder, tokenizer: Tokenizer) -> None:
     """Write config, generation config and weights; the tokenizer's files are written by tokenizer.py."""
     folder.mkdir(parents=True, exist_ok=True)
-    ids = {token: tokenizer.token_to_id(token) for token in names.SPECIAL_TOKENS}
+    ids = names.special_ids(tokenizer)
     (folder / "config.json").write_text(json.dumps(model_config(model.shape, ids), indent=2) + "\n")
     (folder / "generation_config.json").write_text(json.dumps(generation_config(ids), indent=2) + "\n")
     weights = {
@@ -25,6 +25,7 @@ def write_checkpoint(folder: Path, model: Decoder, tokenizer: Tokenizer) -> None
     }
     partial = folder / "model.safetensors.partial"
     save_file(weights, partial, metadata={"format": "pt"})
+    partial.chmod(0o644)
     partial.replace(folder / "model.safetensors")
 
 

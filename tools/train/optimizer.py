@@ -106,4 +106,5 @@ def orthogonalized(matrices: Tensor) -> Tensor:
     for _ in range(5):
         gram = x @ x.mT
         x = a * x + (b * gram + c * (gram @ gram)) @ x
-    return (x.mT if is_tall else x).float()
+    upright: Tensor = x.mT if is_tall else x
+    return upright.float()

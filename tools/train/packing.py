@@ -35,7 +35,7 @@ class Packer:
     ) -> None:
         self._tokenizer, self._stage, self._seed = tokenizer, stage, seed
         self._documents = documents
-        self._id = {token: tokenizer.token_to_id(token) for token in names.SPECIAL_TOKENS}
+        self._id = names.special_ids(tokenizer)
         self._plain = {document.path: self.plain(document.text) for document in documents}
 
     def plain(self, text: str) -> Piece:

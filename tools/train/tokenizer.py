@@ -66,6 +66,15 @@ def train_tokenizer(documents: Iterable[Document], vocab_size: int) -> Tokenizer
     return tokenizer
 
 
+def special_ids(tokenizer: Tokenizer) -> dict[str, int]:
+    """Give the id of every special token; refuse a tokenizer that lacks one."""
+    ids = {token: tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
+    missing = sorted(token for token, number in ids.items() if number is None)
+    if missing:
+        raise SystemExit(f"the tokenizer lacks {', '.join(missing)}; it is not one of ours: train it again")
+    return {token: number for token, number in ids.items() if number is not None}
+
+
 def bytes_per_token(tokenizer: Tokenizer, documents: Iterable[Document]) -> float:
     """Mean bytes of text that one token stands for: the tokenizer's compression."""
     texts = [document.text for document in documents]

@@ -1,0 +1,74 @@
+"""A killed training run goes on bit for bit. Needs torch; a network of a few thousand weights."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tools.train.data import Document
+from tools.train.recipe import TINY, ModelShape, Recipe, Stage
+from tools.train.tokenizer import train_tokenizer
+
+pytestmark = [pytest.mark.slow, pytest.mark.oracle]
+pytest.importorskip("torch")
+
+SHAPE = ModelShape(
+    vocab_size=420, hidden_size=32, intermediate_size=64, num_layers=2, num_heads=2, num_kv_heads=1
+)
+RECIPE = replace(
+    TINY,
+    shape=replace(SHAPE, head_dim=16),
+    warmup_steps=2,
+    stable=Stage("stable", 5, rows_per_step=2, row_tokens=32, code=1.0, prose=1.0, chat=0.0, fim=0.0),
+    anneal=Stage("anneal", 4, rows_per_step=2, row_tokens=32, code=1.0, prose=0.0, chat=1.0, fim=1.0),
+)
+FUNCTION = 'def area_{number}(width, height):\n    """Return the area."""\n    return width * height\n'
+DOCUMENTS = [Document(f"stdlib/m{n}.py", "code", FUNCTION.format(number=n) * 9) for n in range(8)]
+
+
+def _export(folder: Path, recipe: Recipe) -> bytes:
+    """Train, going on from the state in `folder` if there is one; give the exported weights."""
+    from tools.train.train import Places, Run
+
+    tokenizer = train_tokenizer(DOCUMENTS, recipe.shape.vocab_size)
+    Run(recipe, tokenizer, DOCUMENTS, Places(folder / "work", folder / "model"), is_compiled=False).train()
+    return (folder / "model" / "model.safetensors").read_bytes()
+
+
+def test_two_runs_give_the_same_bytes(tmp_path: Path) -> None:
+    assert _export(tmp_path / "first", RECIPE) == _export(tmp_path / "second", RECIPE)
+
+
+def test_another_seed_gives_other_bytes(tmp_path: Path) -> None:
+    assert _export(tmp_path / "first", RECIPE) != _export(tmp_path / "second", replace(RECIPE, seed=21))
+
+
+@pytest.mark.parametrize("killed_after_steps", [2, 5, 7])
+def test_a_killed_run_goes_on_to_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_after_steps: int
+) -> None:
+    from tools.train.train import Places, Run
+
+    class KilledError(Exception):
+        pass
+
+    keep = Run._keep
+
+    def keep_then_die(run: Run) -> None:
+        keep(run)
+        done = run._progress.stable_done + run._progress.anneal_done
+        if done == killed_after_steps:
+            run._save()
+        if done == killed_after_steps + 1:
+            raise KilledError
+
+    whole = _export(tmp_path / "whole", RECIPE)
+    tokenizer = train_tokenizer(DOCUMENTS, RECIPE.shape.vocab_size)
+    places = Places(tmp_path / "killed" / "work", tmp_path / "killed" / "model")
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "_keep", keep_then_die)
+        with pytest.raises(KilledError):
+            Run(RECIPE, tokenizer, DOCUMENTS, places, is_compiled=False).train()
+    resumed = _export(tmp_path / "killed", RECIPE)
+
+    assert resumed == whole
+    assert len(places.log.read_text().splitlines()) == 9
