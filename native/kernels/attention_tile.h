@@ -1,0 +1,273 @@
+// Everything of attention but its two matrix products: tiles of rows, splits, softmax, merge
+// (kernels.md 5.2).
+//
+// The products come as a type with static functions, so that FMA and AMX share every other rounding:
+//     using Products = ... { kRows: rows of a tile;  kIsFloat32;
+//         prepare(tile)          widen or copy what it wants of tile.q
+//         scores(tile)           tile.s[row][token - split_begin] for tokens [key_begin, key_end), from +0
+//         values(tile) }         tile.o[row][d] over tokens [value_begin, value_end), from +0
+//
+// A row reads tokens (position - window, position]. Splits start at multiples of 512 from token 0; inside
+// one:
+//     m = max s;  p = 2^((s - m) * c), c = scale * log2(e);  BF16 contract: p rounded to bf16
+//     l = sum p: lane j of 16 adds tokens j, j + 16, ... of the split in order; then the tree of simd.h
+//     o = sum p v, as the contract says
+// and from the row's second split on, in ascending order
+//     m' = max(m, m_s);  a = 2^((m - m') c);  b = 2^((m_s - m') c);  l = fma(l, a, l_s b);  O = fma(O, a, O_s
+//     b)
+// y = O / l + 0. A masked token has p = +0: it leaves l as it is and may only turn -0 into +0 in O, which the
+// last addition does anyway. So groups that no row of a tile reads are skipped, whatever the tile.
+#pragma once
+#include "elementary.h"
+#include "kernels.h"
+
+namespace penstock::PENSTOCK_ISA {
+
+constexpr int64_t kMaxTileRows = 32;
+constexpr int64_t kScoreStride = kSplitTokens + 16;  // off the power of two: rows would share L1 sets
+constexpr int64_t kMaxHeadDim = 256;
+constexpr float kLog2E = 1.44269504088896341f;
+
+// 2^x for x <= 0; +0 below -125; NaN stays NaN. Relative error 3e-6 (degree 4) or 1e-7 (degree 6).
+template <int kDegree>
+PENSTOCK_INLINE F16 exp2_negative(F16 x) {
+    static_assert(kDegree == 4 || kDegree == 6);
+    F16 shifted = x + 12582912.0f;  // 1.5 * 2^23: the integer part in the low bits
+    F16 f = x - (shifted - 12582912.0f);
+    F16 p;
+    if constexpr (kDegree == 4) {
+        p = set1(9.5828530952e-03f);
+        p = fma(p, f, set1(5.5906424597e-02f));
+        p = fma(p, f, set1(2.4024098610e-01f));
+        p = fma(p, f, set1(6.9312419342e-01f));
+    } else {
+        p = set1(1.5353361936e-04f);
+        p = fma(p, f, set1(1.3398874403e-03f));
+        p = fma(p, f, set1(9.6184373575e-03f));
+        p = fma(p, f, set1(5.5503324712e-02f));
+        p = fma(p, f, set1(2.4022647914e-01f));
+        p = fma(p, f, set1(6.9314720286e-01f));
+    }
+    p = fma(p, f, set1(1.0f));
+    F16 y = p * from_bits((bits(shifted) + 127U) << 23);
+    return select(x < -125.0f, zero(), y);
+}
+
+// tanh: Cephes tanhf below 0.625, else 1 - 2 / (e^2|x| + 1).
+PENSTOCK_INLINE F16 tanh(F16 x) {
+    F16 size = abs(x), z = x * x;
+    F16 p = set1(-5.70498872745e-3f);
+    p = fma(p, z, set1(2.06390887954e-2f));
+    p = fma(p, z, set1(-5.37397155531e-2f));
+    p = fma(p, z, set1(1.33314422036e-1f));
+    p = fma(p, z, set1(-3.33332819422e-1f));
+    F16 small = fma(p * z, x, x);
+    F16 large = set1(1.0f) - set1(2.0f) / (exp(size + size) + 1.0f);
+    large = select(x < zero(), -large, large);
+    return select(size < 0.625f, small, large);
+}
+
+// bf16 rounding for +0, 2^-125 .. 1 and NaN: what probabilities are.
+PENSTOCK_INLINE F16 round_probability(F16 p) {
+    U16 u = bits(p);
+    return from_bits((u + 0x7fffU + ((u >> 16) & 1U)) & 0xffff0000U);
+}
+
+// Rows of one tile in one split. Row i is head i % group of query row row_begin + i / group.
+struct AttentionTile {
+    const AttentionArgs* args;
+    const int32_t* blocks;  // the request's row of the block table
+    const void* q[kMaxTileRows];
+    int64_t num_rows, kv_head, dims;
+    int64_t split_begin, key_begin, key_end, value_begin, value_end;  // tokens, in units of 16 and 32
+    int64_t next_key;  // a token whose keys come next (prefetch), or -1
+    float* s;          // [kMaxTileRows][kScoreStride]: scores, then probabilities
+    float* o;          // [kMaxTileRows][dims]
+    std::byte* a;      // prepare()'s: [kMaxTileRows][kMaxHeadDim] fp32 and [kMaxTileRows][kScoreStride] bf16
+
+    const std::byte* head(int64_t token) const {
+        const KVLayer& kv = args->kv;
+        return kv.blocks + blocks[token / kBlockTokens] * kv.block_bytes +
+               kv_head * (kv.block_bytes / kv.num_kv_heads);
+    }
+    template <class T>
+    const T* keys(int64_t token) const {  // of the group of 16
+        return reinterpret_cast<const T*>(head(token)) + token % kBlockTokens / 16 * 16 * dims;
+    }
+    template <class T>
+    const T* values(int64_t token) const {  // of the group of 32
+        return reinterpret_cast<const T*>(head(token)) +
+               (kBlockTokens + token % kBlockTokens / 32 * 32) * dims;
+    }
+};
+
+// Scores to probabilities for one row that reads tokens [begin, end), relative to the split; columns
+// [from, to) are written, +0 outside of [begin, end). m and l out.
+template <bool kIsFloat32>
+PENSTOCK_INLINE void softmax_row(float* s, int64_t from, int64_t to, int64_t begin, int64_t end, float c,
+                                 float scale, float softcap, float* m_out, float* l_out) {
+    const I16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const F16 masked = set1(-__builtin_inff());
+    const int64_t first = begin & ~int64_t{15}, last = (end + 15) & ~int64_t{15};
+    F16 top = masked;
+    for (int64_t j = first; j < last; j += kLanes) {
+        F16 v = load(s + j);
+        if (softcap != 0.0f) v = tanh(v * (scale / softcap)) * softcap;
+        if (j < begin || j + kLanes > end) {
+            I16 at = lane + static_cast<int32_t>(j);
+            v = select((at >= static_cast<int32_t>(begin)) & (at < static_cast<int32_t>(end)), v, masked);
+            store(s + j, v);
+        } else if (softcap != 0.0f) {
+            store(s + j, v);
+        }
+        top = max(v, top);
+    }
+    const float m = max_lane(top);
+    F16 sums = zero();
+    for (int64_t j = from; j < first; j += kLanes) store(s + j, zero());
+    for (int64_t j = first; j < last; j += kLanes) {
+        F16 p = exp2_negative < kIsFloat32 ? 6 : 4 > ((load(s + j) - m) * c);
+        if constexpr (!kIsFloat32) p = round_probability(p);
+        store(s + j, p);
+        sums = sums + p;
+    }
+    for (int64_t j = last; j < to; j += kLanes) store(s + j, zero());
+    *m_out = m;
+    *l_out = sum(sums);
+}
+
+// What a row knows after its splits so far.
+struct AttentionState {
+    float m, l;
+    bool has_split;
+};
+
+PENSTOCK_INLINE void merge_split(AttentionState& state, float* o, float m, float l, const float* o_split,
+                                 int64_t dims, float c) {
+    if (!state.has_split) {
+        state = {m, l, true};
+        for (int64_t d = 0; d < dims; d += kLanes) store(o + d, load(o_split + d));
+        return;
+    }
+    const float top = m > state.m ? m : state.m;
+    F16 powers = zero();
+    powers[0] = (state.m - top) * c;
+    powers[1] = (m - top) * c;
+    powers = exp2_negative<6>(powers);
+    const F16 a = set1(powers[0]), b = set1(powers[1]);
+    state.m = top;
+    state.l = __builtin_fmaf(state.l, powers[0], l * powers[1]);
+    for (int64_t d = 0; d < dims; d += kLanes) store(o + d, fma(load(o + d), a, load(o_split + d) * b));
+}
+
+// 512, but for the switch that tests pull to see themselves fail.
+PENSTOCK_INLINE int64_t split_tokens(int64_t context_len) {
+    if (g_break_invariance != 2) return kSplitTokens;
+    const int64_t half = round_up((context_len + 1) / 2, kBlockTokens);
+    return half <= kSplitTokens ? half : kBlockTokens * (1 + half / kBlockTokens % 7);
+}
+
+// One tile in the split that starts at token `split`: rows [tile.first, ...) of the states.
+template <class Products>
+PENSTOCK_INLINE void attend_split(AttentionTile& tile, const int64_t* begin, const int64_t* end,
+                                  int64_t split_end, AttentionState* states, float* o) {
+    const AttentionArgs& args = *tile.args;
+    int64_t first = split_end, last = tile.split_begin;
+    for (int64_t i = 0; i < tile.num_rows; ++i) {
+        first = begin[i] < first ? begin[i] : first;
+        last = end[i] > last ? end[i] : last;
+    }
+    first = first > tile.split_begin ? first : tile.split_begin;
+    const bool continues = last > split_end;
+    last = continues ? split_end : last;
+    if (first >= last) return;
+    tile.key_begin = first & ~int64_t{15};
+    tile.key_end = round_up(last, 16);
+    tile.value_begin = first & ~int64_t{31};
+    tile.value_end = round_up(last, 32);
+    tile.next_key = continues ? split_end : -1;
+    Products::scores(tile);
+
+    const float c = args.softcap != 0.0f ? kLog2E : args.scale * kLog2E;
+    const int64_t from = tile.value_begin - tile.split_begin, to = tile.value_end - tile.split_begin;
+    float m[kMaxTileRows], l[kMaxTileRows];
+    for (int64_t i = 0; i < tile.num_rows; ++i) {
+        const int64_t row_first = begin[i] > first ? begin[i] : first,
+                      row_last = end[i] < last ? end[i] : last;
+        float* s = tile.s + i * kScoreStride;
+        if (row_first < row_last) {
+            softmax_row<Products::kIsFloat32>(s, from, to, row_first - tile.split_begin,
+                                              row_last - tile.split_begin, c, args.scale, args.softcap, &m[i],
+                                              &l[i]);
+        } else {
+            std::memset(s + from, 0, static_cast<std::size_t>(to - from) * 4);
+        }
+    }
+    Products::values(tile);
+    for (int64_t i = 0; i < tile.num_rows; ++i)
+        if (begin[i] < last && end[i] > first)
+            merge_split(states[i], o + i * tile.dims, m[i], l[i], tile.o + i * tile.dims, tile.dims, c);
+}
+
+template <class Products>
+PENSTOCK_INLINE void attend(const AttentionArgs& args, const Batch& batch, int64_t request, int64_t kv_head,
+                            int64_t row_begin, int64_t row_end, std::byte* scratch) {
+    constexpr int64_t kElementBytes = Products::kIsFloat32 ? 4 : 2;
+    const int64_t group = args.num_heads / args.kv.num_kv_heads, dims = args.kv.padded_dim;
+    const int64_t split = split_tokens(batch.context_len[request]);
+
+    AttentionTile tile;
+    tile.args = &args;
+    tile.blocks = args.block_table + request * batch.max_blocks;
+    tile.kv_head = kv_head;
+    tile.dims = dims;
+    tile.s = reinterpret_cast<float*>(scratch);
+    tile.o = tile.s + kMaxTileRows * kScoreStride;
+    tile.a = reinterpret_cast<std::byte*>(tile.o + kMaxTileRows * kMaxHeadDim);
+    std::byte* rest = tile.a + kMaxTileRows * (kMaxHeadDim * 4 + kScoreStride * 2);
+    // All rows of a pass take a split before any takes the next, so that its keys and values stay in L2.
+    const int64_t row_bytes = dims * 4 + static_cast<int64_t>(sizeof(AttentionState));
+    const int64_t pass_rows = (scratch + kScratchBytes - rest) / row_bytes;
+    float* o = reinterpret_cast<float*>(rest);
+    AttentionState* states = reinterpret_cast<AttentionState*>(o + pass_rows * dims);
+
+    const int64_t num_rows = (row_end - row_begin) * group;
+    for (int64_t pass = 0; pass < num_rows; pass += pass_rows) {
+        const int64_t pass_end = pass + pass_rows < num_rows ? pass + pass_rows : num_rows;
+        int64_t first = INT64_MAX, last = 0;
+        for (int64_t t = row_begin + pass / group; t <= row_begin + (pass_end - 1) / group; ++t) {
+            const int64_t end = batch.positions[t] + 1;
+            const int64_t begin = args.window > 0 && end > args.window ? end - args.window : 0;
+            first = begin < first ? begin : first;
+            last = end > last ? end : last;
+        }
+        for (int64_t i = 0; i < pass_end - pass; ++i) states[i] = {0.0f, 0.0f, false};
+        for (tile.split_begin = first / split * split; tile.split_begin < last; tile.split_begin += split) {
+            for (int64_t at = pass; at < pass_end; at += Products::kRows) {
+                tile.num_rows = pass_end - at < Products::kRows ? pass_end - at : Products::kRows;
+                int64_t begin[kMaxTileRows], end[kMaxTileRows];
+                for (int64_t i = 0; i < tile.num_rows; ++i) {
+                    const int64_t t = row_begin + (at + i) / group, head = kv_head * group + (at + i) % group;
+                    end[i] = batch.positions[t] + 1;
+                    begin[i] = args.window > 0 && end[i] > args.window ? end[i] - args.window : 0;
+                    tile.q[i] = static_cast<const std::byte*>(args.q) +
+                                (t * args.num_heads + head) * dims * kElementBytes;
+                }
+                Products::prepare(tile);
+                attend_split<Products>(tile, begin, end, tile.split_begin + split, states + (at - pass),
+                                       o + (at - pass) * dims);
+            }
+        }
+        for (int64_t i = pass; i < pass_end; ++i) {
+            const float l = states[i - pass].l, *row = o + (i - pass) * dims;
+            float* y = args.y + (row_begin + i / group) * args.stride +
+                       (kv_head * group + i % group) * args.kv.head_dim;
+            for (int64_t d = 0; d < args.kv.head_dim; d += kLanes) {
+                const int64_t left = args.kv.head_dim - d;
+                store_n(y + d, load(row + d) / l + 0.0f, static_cast<int>(left < kLanes ? left : kLanes));
+            }
+        }
+    }
+}
+
+}  // namespace penstock::PENSTOCK_ISA
