@@ -29,7 +29,9 @@ def option(help: str, *, vllm: str = "", choices: tuple[str, ...] = ()) -> msgsp
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the user asks of an engine. "auto" means that the planner decides and gives its reason."""
 
-    backend: Annotated[str, option("Which executor runs the model.", choices=("auto", "cpu", "reference"))] = "auto"
+    backend: Annotated[
+        str, option("Which executor runs the model.", choices=("auto", "cpu", "reference"))
+    ] = "auto"
     dtype: Annotated[
         str,
         option(
@@ -48,24 +50,33 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_context: Annotated[
         int | Auto, option("Longest prompt plus output, in tokens.", vllm="--max-model-len")
     ] = "auto"
-    max_requests: Annotated[
-        int | Auto, option("Most requests in one step.", vllm="--max-num-seqs")
-    ] = "auto"
+    max_requests: Annotated[int | Auto, option("Most requests in one step.", vllm="--max-num-seqs")] = "auto"
     max_step_tokens: Annotated[
-        int | Auto, option("Most tokens computed in one step; longer prompts go in chunks.",
-                           vllm="--max-num-batched-tokens")
+        int | Auto,
+        option(
+            "Most tokens computed in one step; longer prompts go in chunks.", vllm="--max-num-batched-tokens"
+        ),
     ] = "auto"
     memory_bytes: Annotated[int | Auto, option("Memory for keys and values, all layers, in bytes.")] = "auto"
     block_size: Annotated[
         int | Auto, option("Tokens per KV block; 64 on the cpu backend.", vllm="--block-size")
     ] = "auto"
-    prefix_cache: Annotated[bool, option("Reuse the keys and values of shared beginnings.",
-                                         vllm="--enable-prefix-caching")] = True
-    policy: Annotated[str, option("Scheduling policy: a name from POLICIES.", vllm="--scheduling-policy")] = "fcfs"
-    threads: Annotated[int | Auto, option("Worker threads. auto: the physical cores this process may use.")] = "auto"
-    seed: Annotated[int | Auto, option("Seed of the requests that bring none. auto: drawn at start.")] = "auto"
+    prefix_cache: Annotated[
+        bool, option("Reuse the keys and values of shared beginnings.", vllm="--enable-prefix-caching")
+    ] = True
+    policy: Annotated[str, option("Scheduling policy: a name from POLICIES.", vllm="--scheduling-policy")] = (
+        "fcfs"
+    )
+    threads: Annotated[
+        int | Auto, option("Worker threads. auto: the physical cores this process may use.")
+    ] = "auto"
+    seed: Annotated[int | Auto, option("Seed of the requests that bring none. auto: drawn at start.")] = (
+        "auto"
+    )
     revision: Annotated[str | None, option("Branch, tag or commit of a Hugging Face repository.")] = None
-    pack_cache: Annotated[bool, option("Keep packed weights on disk, so that the second start is instant.")] = True
+    pack_cache: Annotated[
+        bool, option("Keep packed weights on disk, so that the second start is instant.")
+    ] = True
     verify_weights: Annotated[bool, option("Scan every weight for NaN and Inf at this load too.")] = False
 
 
@@ -75,8 +86,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     backend: str
     isa: str  # "" on the reference backend
     dtype: str  # compute dtype: float32 | bfloat16
-    contract: str  # arithmetic of the linears: fp32 | bf16 | int8
-    weight_format: str  # format of the linear layers: float32 float16 bfloat16 int8 int4_g32 int4_g64 int4_g128
+    contract: str  # arithmetic of the linears: float32 | bfloat16 | int8
+    weight_format: (
+        str  # format of the linear layers: float32 float16 bfloat16 int8 int4_g32 int4_g64 int4_g128
+    )
     head_format: str  # format of lm_head
     kv_dtype: str  # float32 | bfloat16
     is_faithful: bool  # the checkpoint's own weights and dtype, nothing approximated

@@ -40,7 +40,6 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     skip_special_tokens: bool = True
-    spaces_between_special_tokens: bool = True
 
 
 @dataclass(slots=True)
@@ -64,6 +63,7 @@ class Request:
     tokens: list[int] = field(default_factory=list)
     num_computed_tokens: int = 0
     num_cached_tokens: int = 0  # prefix hit at first admission
+    num_scored_tokens: int = 0  # prompt rows whose logprobs were given (only where they were asked)
     num_preemptions: int = 0
     first_scheduled_s: float | None = None
 

@@ -20,7 +20,11 @@ from penstock.weights.arena import reserve
 from penstock.weights.format import FORMATS, PANEL_COLUMNS
 from penstock.weights.reader import Checkpoint
 
-DTYPE_NAMES = {np.dtype(np.float32): "float32", np.dtype(np.float16): "float16", np.dtype(ml_dtypes.bfloat16): "bfloat16"}
+DTYPE_NAMES = {
+    np.dtype(np.float32): "float32",
+    np.dtype(np.float16): "float16",
+    np.dtype(ml_dtypes.bfloat16): "bfloat16",
+}
 
 # (source rows [n,k], its dtype, format, out bytes) -> are all source values finite
 Packer = Callable[[NDArray[np.generic], str, str, NDArray[np.uint8]], bool]
@@ -123,7 +127,11 @@ def _pack(tensors: Mapping[str, np.ndarray], want: Wanted, out: NDArray[np.uint8
 
 def _finite(table: NDArray[np.generic]) -> bool:
     """Without a float32 copy of the table: an exponent of all ones is NaN or Inf."""
-    masks = {"float32": (np.uint32, 0x7F800000), "float16": (np.uint16, 0x7C00), "bfloat16": (np.uint16, 0x7F80)}
+    masks = {
+        "float32": (np.uint32, 0x7F800000),
+        "float16": (np.uint16, 0x7C00),
+        "bfloat16": (np.uint16, 0x7F80),
+    }
     unsigned, mask = masks[DTYPE_NAMES[table.dtype]]
     rows_per_chunk = max(1, (16 << 20) // max(1, table[0].nbytes))
     for begin in range(0, len(table), rows_per_chunk):
@@ -141,7 +149,9 @@ def _refuse_unless(finite: bool, want: Wanted) -> None:
         )
 
 
-def _check(tensors: Mapping[str, np.ndarray], wanted: Sequence[Wanted], is_inert: Callable[[str], bool]) -> None:
+def _check(
+    tensors: Mapping[str, np.ndarray], wanted: Sequence[Wanted], is_inert: Callable[[str], bool]
+) -> None:
     used: set[str] = set()
     for want in wanted:
         used.update(want.sources)
@@ -149,11 +159,14 @@ def _check(tensors: Mapping[str, np.ndarray], wanted: Sequence[Wanted], is_inert
         for source in want.sources:
             if source not in tensors:
                 raise ModelLoadError(
-                    "missing_tensor", f"tensor {source} is not in the checkpoint; it may be incomplete, download it again."
+                    "missing_tensor",
+                    f"tensor {source} is not in the checkpoint; it may be incomplete, download it again.",
                 )
             tensor = tensors[source]
             if tensor.dtype not in DTYPE_NAMES:
-                raise ModelLoadError("dtype_unsupported", f"tensor {source} is not float32, float16 or bfloat16.")
+                raise ModelLoadError(
+                    "dtype_unsupported", f"tensor {source} is not float32, float16 or bfloat16."
+                )
             if tensor.ndim != len(want.shape) or tensor.shape[1:] != want.shape[1:]:
                 raise ModelLoadError(
                     "shape_mismatch",

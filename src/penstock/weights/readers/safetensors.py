@@ -58,11 +58,15 @@ def _map(path: Path) -> mmap.mmap:
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
-            raise ModelLoadError("io_error", f"{path.name}: not a regular file; copy the weights into the folder.")
+            raise ModelLoadError(
+                "io_error", f"{path.name}: not a regular file; copy the weights into the folder."
+            )
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size < 8:
-                raise ModelLoadError("bad_header", f"{path.name}: {size} bytes cannot hold a safetensors header.")
+                raise ModelLoadError(
+                    "bad_header", f"{path.name}: {size} bytes cannot hold a safetensors header."
+                )
             return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
     except OSError as error:
         raise ModelLoadError("io_error", f"{path.name}: cannot be read ({error.strerror}).") from None
@@ -74,10 +78,13 @@ def read_file(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str], str]:
     start = bytes(data[:64])
     if start.startswith(b"version https://git-lfs"):
         raise ModelLoadError(
-            "unsupported_format", f"{path.name} is a Git LFS pointer, not weights; run `git lfs pull` in the folder."
+            "unsupported_format",
+            f"{path.name} is a Git LFS pointer, not weights; run `git lfs pull` in the folder.",
         )
     if start.lstrip()[:1] == b"<":
-        raise ModelLoadError("unsupported_format", f"{path.name} is a web page, not weights; download it again.")
+        raise ModelLoadError(
+            "unsupported_format", f"{path.name} is a web page, not weights; download it again."
+        )
     header_bytes = int.from_bytes(start[:8], "little")
     if not 2 <= header_bytes <= min(MAX_HEADER_BYTES, len(data) - 8):
         raise ModelLoadError(
@@ -111,21 +118,28 @@ def _tensors(path: Path, data: mmap.mmap, base: int, header: Mapping[str, Any]) 
                 raw = raw.copy()  # an odd header length: rare, and still right
             tensors[name] = raw.view(DTYPES[dtype]).reshape(shape)
         else:
-            tensors[name] = np.empty(0, np.bool_)  # only an inert tensor may have this type; the loader decides
+            tensors[name] = np.empty(
+                0, np.bool_
+            )  # only an inert tensor may have this type; the loader decides
     at = 0
     for start, end, name in sorted(spans):
         if start != at:
             word = "overlaps another" if start < at else f"leaves a hole of {start - at} bytes before it"
-            raise ModelLoadError("bad_tensor_info", f"{path.name}: tensor {name} {word}; the file is damaged.")
+            raise ModelLoadError(
+                "bad_tensor_info", f"{path.name}: tensor {name} {word}; the file is damaged."
+            )
         at = end
     if at != available:
         raise ModelLoadError(
-            "bad_tensor_info", f"{path.name}: {available - at} bytes follow the last tensor; the file is damaged."
+            "bad_tensor_info",
+            f"{path.name}: {available - at} bytes follow the last tensor; the file is damaged.",
         )
     return tensors
 
 
-def _check_info(path: Path, name: str, info: Any) -> tuple[int, int, tuple[int, ...], str]:  # Any: foreign JSON
+def _check_info(
+    path: Path, name: str, info: Any
+) -> tuple[int, int, tuple[int, ...], str]:  # Any: foreign JSON
     def refuse(why: str, code: str = "bad_tensor_info") -> ModelLoadError:
         return ModelLoadError(code, f"{path.name}: tensor {name}: {why}.")
 
@@ -144,7 +158,9 @@ def _check_info(path: Path, name: str, info: Any) -> tuple[int, int, tuple[int, 
     start, end = offsets
     size = np.dtype(DTYPES[dtype]).itemsize if dtype in DTYPES else OTHER_SIZES[dtype]
     if end - start != math.prod(shape) * size:
-        raise refuse(f"shape {shape} of {dtype} needs {math.prod(shape) * size} bytes, its span has {end - start}")
+        raise refuse(
+            f"shape {shape} of {dtype} needs {math.prod(shape) * size} bytes, its span has {end - start}"
+        )
     return start, end, tuple(shape), dtype
 
 
@@ -172,9 +188,13 @@ def _index(folder: Path) -> dict[str, str] | None:
         raise ModelLoadError("bad_index", f"{path.name}: no weight_map of tensor names to files.")
     for shard in set(index.values()):
         if Path(shard).name != shard:
-            raise ModelLoadError("bad_index", f"{path.name}: {shard!r} is not the name of a file in the folder.")
+            raise ModelLoadError(
+                "bad_index", f"{path.name}: {shard!r} is not the name of a file in the folder."
+            )
         if not (folder / shard).exists():
-            raise ModelLoadError("missing_shard", f"{shard}: named by the index, not in the folder; download it.")
+            raise ModelLoadError(
+                "missing_shard", f"{shard}: named by the index, not in the folder; download it."
+            )
     return index
 
 
@@ -202,7 +222,9 @@ class SafetensorsReader:
                 if name in tensors:
                     raise ModelLoadError("bad_index", f"{path.name}: tensor {name} is in another shard too.")
                 if index is not None and index.get(name) != path.name:
-                    raise ModelLoadError("bad_index", f"{path.name}: the index places tensor {name} elsewhere.")
+                    raise ModelLoadError(
+                        "bad_index", f"{path.name}: the index places tensor {name} elsewhere."
+                    )
                 tensors[name] = tensor
         for name in index or ():
             if name not in tensors:
