@@ -89,6 +89,17 @@ class StepOutput:
     taps: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
+class Drawn(msgspec.Struct, frozen=True):
+    """What one forward pass gave one request, in plain numbers: StepOutput as the scheduler reads it.
+
+    `tokens[i]` is the target's own choice after `draft_tokens[:i]`; empty while a prompt is being read.
+    """
+
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[dict[int, tuple[float, int]], ...] | None = None  # per token: id -> (logprob, rank)
+    prompt_logprobs: tuple[dict[int, tuple[float, int]], ...] | None = None  # of the prompt rows scored now
+
+
 class RequestDelta(msgspec.Struct, frozen=True):
     """What one step did for one request: new tokens, or why it ended."""
 

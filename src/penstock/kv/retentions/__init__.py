@@ -1,0 +1,1 @@
+"""One file per KV retention; being here is being registered."""

@@ -1,0 +1,1 @@
+"""One file per scheduling policy; being here is being registered."""

@@ -1,0 +1,20 @@
+"""First come, first served: the default."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from penstock.request import Request
+from penstock.scheduler.policy import POLICIES, AdmissionKey
+
+
+@POLICIES.register("fcfs")
+@dataclass(frozen=True, slots=True)
+class FirstComeFirstServed:
+    """By arrival. A preempted request keeps its place in the queue, before all that came later."""
+
+    def admission_key(self, request: Request, now_s: float) -> AdmissionKey:
+        del now_s
+        return (request.arrival_s, request.request_id)
+
+    def victim(self, running: Sequence[Request]) -> Request:
+        return max(running, key=lambda r: (r.arrival_s, r.request_id))  # the newest has lost the least

@@ -1,0 +1,31 @@
+"""SEAM: who is admitted next, and who gives its blocks back when they run out. POLICIES names them."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from penstock.registry import Registry
+from penstock.request import Request
+
+AdmissionKey = tuple[float | str, ...]
+
+
+class SchedulingPolicy(Protocol):
+    """Asked by the scheduler once per waiting request and step, and once per preemption.
+
+    Contract (tests/contracts/test_policies.py): pure functions of their arguments; no ties between
+    requests; a request that waits goes, after a finite time, before every newcomer of any given
+    priority and length; `victim` is one of those it was given.
+    """
+
+    def admission_key(self, request: Request, now_s: float) -> AdmissionKey:
+        """The waiting request with the smallest key goes first."""
+        ...
+
+    def victim(self, running: Sequence[Request]) -> Request:
+        """Who is preempted. Never asked about the longest-running request: that one always ends."""
+        ...
+
+
+POLICIES: Registry[Callable[[], SchedulingPolicy]] = Registry(
+    "scheduling policy", "penstock.scheduler.policies"
+)

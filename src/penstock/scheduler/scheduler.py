@@ -1,0 +1,291 @@
+"""Who runs this step, with how many tokens: one pass over those that run, then over those that wait.
+
+The engine core calls add, abort, schedule and update, from one thread. There is no prefill and no decode: a
+request has computed tokens and is given some more. Plain integers; knows no text, no tensor and no clock.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from penstock.errors import ConfigError, ContextLengthError, EngineError, InvalidRequestError
+from penstock.kv.manager import KVManager
+from penstock.request import Request
+from penstock.scheduler.budget import Budget
+from penstock.scheduler.policy import SchedulingPolicy
+from penstock.step import Drawn, RequestDelta, Schedule, ScheduledRequest
+
+StopChecker = Callable[[Request], str | None]  # the stop string that the latest output token completed
+MAX_SCORED_ROWS = 256  # per step; their logits are 256 x V x 4 bytes: 128 MiB at V = 128,256
+
+
+def accept(drafts: Sequence[int], drawn: Sequence[int]) -> tuple[int, ...]:
+    """What a step yields: the drafts that the target would have drawn anyway, then its own next token.
+
+    Noise is keyed by output position, so `drawn[i]` is what the target would have drawn without drafts.
+
+    >>> accept([7, 8, 9], [7, 8, 1, 5])
+    (7, 8, 1)
+    """
+    agreed = 0
+    while agreed < len(drafts) and drafts[agreed] == drawn[agreed]:
+        agreed += 1
+    return tuple(drawn[: agreed + 1])
+
+
+def owes_rows(request: Request) -> bool:
+    """Whether prompt rows of this request still have to be scored."""
+    return (
+        request.params.prompt_logprobs is not None
+        and request.num_scored_tokens < request.num_prompt_tokens - 1
+    )
+
+
+class Scheduler:
+    """Continuous batching under `max_step_tokens` and `max_requests`.
+
+    The request that has run longest is never preempted and is served every step, so every request ends.
+    """
+
+    def __init__(
+        self,
+        kv: KVManager,
+        policy: SchedulingPolicy,
+        *,
+        max_step_tokens: int,
+        max_requests: int,
+        find_stop: StopChecker | None = None,
+        max_scored_rows: int = MAX_SCORED_ROWS,
+    ) -> None:
+        if max_step_tokens < max_requests:
+            raise ConfigError(
+                f"max_step_tokens={max_step_tokens} is less than max_requests={max_requests}: not every "
+                "running request could have its token each step. Raise the first or lower the second."
+            )
+        self._kv = kv
+        self._policy = policy
+        self._max_step_tokens = max_step_tokens
+        self._max_requests = max_requests
+        self._max_scored_rows = max_scored_rows
+        self._find_stop = find_stop
+        self._requests: dict[str, Request] = {}
+        self._waiting: dict[str, Request] = {}
+        self._running: dict[str, Request] = {}  # longest-running first
+        self.num_preemptions = 0
+
+    @property
+    def requests(self) -> Mapping[str, Request]:
+        """All that are not finished, by id: a view, not to be changed."""
+        return self._requests
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    def add(self, request: Request) -> None:
+        """Queue a request. Refused: an id in use, and what can never fit (ContextLengthError)."""
+        if request.request_id in self._requests:
+            raise InvalidRequestError(
+                f"request id {request.request_id!r} is in use; give every request its own.",
+                param="request_id",
+            )
+        num_tokens = request.num_prompt_tokens + request.max_output_tokens - 1  # the last is not computed
+        if not self._kv.fits_ever(num_tokens):
+            raise ContextLengthError(
+                f"prompt has {request.num_prompt_tokens:,} tokens and {request.max_output_tokens:,} more are "
+                f"asked for; the KV cache holds {self._kv.capacity_tokens:,} in all. Ask for less, or raise "
+                "memory_bytes."
+            )
+        self._requests[request.request_id] = request
+        self._waiting[request.request_id] = request
+
+    def abort(self, request_id: str) -> RequestDelta | None:
+        """End a request in whatever state it is; its blocks are free at once. None: it has ended before."""
+        request = self._requests.get(request_id)
+        if request is None:
+            return None
+        self._end(request)
+        return RequestDelta(request_id, finish_reason="abort", num_cached_tokens=request.num_cached_tokens)
+
+    def schedule(self, now_s: float) -> Schedule | None:
+        """Choose the next step's requests and give them blocks. None: there is nothing to do.
+
+        If the step then fails before `update`, asking again is safe: nothing was counted as computed.
+        """
+        budget = Budget(self._max_step_tokens, self._max_scored_rows)
+        chosen: dict[str, ScheduledRequest] = {}
+        preempted: list[str] = []
+        self._continue_running(budget, chosen, preempted)
+        if self._waiting and not preempted:
+            self._admit_waiting(budget, chosen, now_s)
+        if not chosen and not preempted:
+            return None
+        return Schedule(tuple(chosen.values()), tuple(preempted))
+
+    def update(self, schedule: Schedule, drawn: Sequence[Drawn]) -> list[RequestDelta]:
+        """Count what was computed, append what was drawn, end what is finished.
+
+        Requests that were aborted or preempted since `schedule` are passed over.
+        """
+        deltas: list[RequestDelta] = []
+        for scheduled, result in zip(schedule.requests, drawn, strict=True):
+            request = self._running.get(scheduled.request_id)
+            if request is None or request.num_computed_tokens != scheduled.start:
+                continue
+            tokens = result.tokens
+            if scheduled.draft_tokens:
+                tokens = accept(scheduled.draft_tokens, tokens)
+            num_kept, finish_reason, stop_reason = self._append(request, tokens)
+            num_wrong = len(scheduled.draft_tokens) + 1 - num_kept if scheduled.draft_tokens else 0
+            request.num_computed_tokens += scheduled.num_tokens - num_wrong
+            if result.prompt_logprobs:
+                request.num_scored_tokens += len(result.prompt_logprobs)
+            self._kv.commit(request)
+            if finish_reason is not None:
+                self._end(request)
+            if num_kept or finish_reason is not None or result.prompt_logprobs:
+                logprobs = result.logprobs
+                deltas.append(
+                    RequestDelta(
+                        request.request_id,
+                        tokens if num_kept == len(tokens) else tokens[:num_kept],
+                        None if logprobs is None else logprobs[:num_kept],
+                        result.prompt_logprobs,
+                        finish_reason,
+                        stop_reason,
+                        request.num_cached_tokens,
+                    )
+                )
+        return deltas
+
+    def force_preempt(self, request_id: str) -> bool:
+        """Preempt a running request now, whatever the blocks: for tests and drills."""
+        request = self._running.get(request_id)
+        if request is None:
+            return False
+        self._preempt(request)
+        return True
+
+    def reset_prefix_cache(self) -> None:
+        """Forget all cached beginnings; running requests go on."""
+        self._kv.reset_prefix_cache()
+
+    def _continue_running(
+        self, budget: Budget, chosen: dict[str, ScheduledRequest], preempted: list[str]
+    ) -> None:
+        """Every running request gets its next token, longer remainders what the budget leaves."""
+        order = list(self._running.values())
+        for index, request in enumerate(order):
+            if request.request_id not in self._running:
+                continue  # preempted for one that has run longer
+            owes = owes_rows(request)
+            wanted = len(request.tokens) - request.num_computed_tokens
+            offer = budget.offer(wanted, num_to_serve=len(order) - index - 1, owes_rows=owes)
+            if offer == 0:
+                continue  # only where prompt rows are rationed: another request has this step's share
+            num_tokens = self._grant(request, offer, budget, chosen, preempted)
+            if num_tokens > 0:
+                self._choose(request, num_tokens, budget, chosen, owes=owes)
+
+    def _grant(
+        self,
+        request: Request,
+        wanted: int,
+        budget: Budget,
+        chosen: dict[str, ScheduledRequest],
+        preempted: list[str],
+    ) -> int:
+        """Find blocks for up to `wanted` tokens, taken from others if need be. 0: it was itself preempted."""
+        while True:
+            if self._kv.allocate(request, wanted):
+                return wanted
+            fewer = min(wanted, self._kv.max_new_tokens(request, self._kv.no_hit))
+            if fewer > 0 and self._kv.allocate(request, fewer):
+                return fewer
+            oldest, *others = self._running.values()
+            if not others:
+                raise EngineError(
+                    f"request {oldest.request_id} has all blocks for itself and too few of them, which "
+                    "admission rules out; this is a defect of penstock, please report it."
+                )
+            victim = self._policy.victim(others)
+            lost = chosen.pop(victim.request_id, None)
+            if lost is not None:
+                budget.refund(lost.num_tokens, owes_rows=owes_rows(victim))
+            self._preempt(victim)
+            preempted.append(victim.request_id)
+            if victim is request:
+                return 0
+
+    def _admit_waiting(self, budget: Budget, chosen: dict[str, ScheduledRequest], now_s: float) -> None:
+        """In the policy's order, until the first that has no room: nobody overtakes it to take the blocks."""
+        if len(self._running) >= self._max_requests or budget.tokens == 0:
+            return
+        policy = self._policy
+        for request in sorted(self._waiting.values(), key=lambda r: policy.admission_key(r, now_s)):
+            if len(self._running) >= self._max_requests or budget.tokens == 0:
+                return
+            hit = self._kv.find_prefix(request)
+            if hit.is_growing:
+                continue  # what it would compute is being computed: next step it takes it over
+            owes = owes_rows(request)
+            offer = budget.offer(len(request.tokens) - hit.num_tokens, num_to_serve=0, owes_rows=owes)
+            if offer == 0:
+                continue  # prompt rows are rationed: another request has this step's share
+            num_tokens = min(offer, self._kv.max_new_tokens(request, hit))
+            if num_tokens == 0 or not self._kv.has_room(request, hit, self._running.values()):
+                return
+            if not self._kv.allocate(request, num_tokens, hit):
+                return
+            request.num_computed_tokens = hit.num_tokens
+            if request.first_scheduled_s is None:
+                request.first_scheduled_s = now_s
+                request.num_cached_tokens = hit.num_tokens
+            self._running[request.request_id] = self._waiting.pop(request.request_id)
+            self._choose(request, num_tokens, budget, chosen, owes=owes)
+
+    def _choose(
+        self,
+        request: Request,
+        num_tokens: int,
+        budget: Budget,
+        chosen: dict[str, ScheduledRequest],
+        *,
+        owes: bool,
+    ) -> None:
+        budget.spend(num_tokens, owes_rows=owes)
+        request_id = request.request_id
+        chosen[request_id] = ScheduledRequest(
+            request_id, request.num_computed_tokens, num_tokens, self._kv.block_ids(request)
+        )
+
+    def _append(self, request: Request, tokens: Sequence[int]) -> tuple[int, str | None, int | str | None]:
+        """Append tokens up to the one that ends the request: how many, finish_reason, stop_reason."""
+        for count, token in enumerate(tokens, 1):
+            request.append(token)
+            if token in request.stop_ids:
+                return count, "stop", token if token in request.params.stop_token_ids else None
+            if request.params.stop and self._find_stop is not None:
+                stop = self._find_stop(request)
+                if stop is not None:
+                    return count, "stop", stop
+            if len(request.output_tokens) >= request.max_output_tokens:
+                return count, "length", None
+        return len(tokens), None, None
+
+    def _preempt(self, request: Request) -> None:
+        """Its blocks are free, its tokens stay: recomputing them gives the same bits."""
+        self._kv.free(request)
+        del self._running[request.request_id]
+        self._waiting[request.request_id] = request
+        request.num_computed_tokens = 0
+        request.num_preemptions += 1
+        self.num_preemptions += 1
+
+    def _end(self, request: Request) -> None:
+        self._kv.free(request)
+        del self._requests[request.request_id]
+        self._waiting.pop(request.request_id, None)
+        self._running.pop(request.request_id, None)
