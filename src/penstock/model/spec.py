@@ -86,7 +86,6 @@ class KVGroupSpec:
 class ModelSpec:
     """A decoder, whole. `dtype` is what the checkpoint says it holds; `max_context` what it can attend to."""
 
-    architecture: str  # as config.json names it; the family's name in FAMILIES
     hidden_size: int
     vocab_size: int
     layers: tuple[LayerSpec, ...]
@@ -94,6 +93,7 @@ class ModelSpec:
     max_context: int
     tie_embeddings: bool
     dtype: str | None = None  # float32 | float16 | bfloat16; None: config.json does not say
+    architecture: str = ""  # as config.json names it; the family's name in FAMILIES
 
     @property
     def num_layers(self) -> int:

@@ -33,8 +33,6 @@ class ReferenceExecutor:
         block_size: int,
         sampler: Sampler | None = None,
     ) -> None:
-        if sampler is None:
-            from penstock.sampling.sampler import sample as sampler
         missing = sorted(set(program.weights) - set(weights))
         if missing:
             raise EngineError(f"program needs weights that were not given: {', '.join(missing)}")
@@ -44,7 +42,7 @@ class ReferenceExecutor:
                     f"weight {name} has shape {weights[name].shape}; its program needs {use.shape}"
                 )
         self._program = program
-        self._sampler = sampler
+        self._sampler = sampler or _default_sampler()
         self._state: dict[str, object] = dict(program.constants)
         for name in program.weights:
             self._state[f"weights.{name}"] = np.asarray(weights[name], np.float32)
@@ -81,3 +79,9 @@ class ReferenceExecutor:
     def describe(self) -> Mapping[str, str]:
         """For `doctor` and the fingerprint. Every op is its numpy reference."""
         return {"backend": "reference", "isa": "", "kernels": f"numpy {np.__version__}"}
+
+
+def _default_sampler() -> Sampler:
+    from penstock.sampling.sampler import sample
+
+    return sample
