@@ -159,24 +159,15 @@ PENSTOCK_INLINE F16 widen_fp16(const uint16_t* p) {
 #if defined(__AVX512F__)
     return reinterpret_cast<F16>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
 #else
-    F16 r;
-    for (int i = 0; i < kLanes; ++i) {
-        uint32_t h = p[i], sign = (h & 0x8000U) << 16, exponent = (h >> 10) & 31U, mantissa = h & 0x3ffU;
-        float magnitude;
-        if (exponent == 0) {
-            magnitude = static_cast<float>(mantissa) * 0x1p-24f;
-        } else {
-            uint32_t u = exponent == 31 ? 0x7f800000U | (mantissa << 13) : ((exponent + 112) << 23) | (mantissa << 13);
-            std::memcpy(&magnitude, &u, 4);
-        }
-        uint32_t m;
-        std::memcpy(&m, &magnitude, 4);
-        m |= sign;
-        float out;
-        std::memcpy(&out, &m, 4);
-        r[i] = out;
-    }
-    return r;
+    U16 h;
+    for (int i = 0; i < kLanes; ++i) h[i] = p[i];
+    const U16 sign = (h & 0x8000U) << 16, exponent = h & 0x7c00U, mantissa = h & 0x3ffU;
+    const U16 normal = ((h & 0x7fffU) << 13) + (112U << 23);
+    const U16 special = (mantissa << 13) | 0x7f800000U;
+    const F16 tiny = to_float(reinterpret_cast<I16>(mantissa)) * 0x1p-24f;
+    F16 r = select(exponent == U16{}, tiny, from_bits(normal));
+    r = select(exponent == U16{} + 0x7c00U, from_bits(special), r);
+    return from_bits(bits(r) | sign);
 #endif
 }
 PENSTOCK_INLINE float widen_fp16_1(uint16_t h) {
