@@ -1,0 +1,111 @@
+// What the INT linears share: where things lie, the outer loops, the last step.
+//
+//     for each block b of 128 k, ascending (the last may hold 64):
+//         c = sum over k of a[t, k] * w[n, k]                 int32, exact, per group of K
+//         int8:  v = f32(c)
+//         int4:  v = f32(c_0) * s_0, then v = fma(f32(c_g), s_g, v) for the groups of b, ascending
+//         acc = fma(v, a_scale[t, b], acc)                    from +0
+//     y[t, n] = acc (int8: * scale[n])  (+ bias[n])  (addend[t, n] + that)
+//
+// A format brings accumulate(IntegerWork): blocks onto fp32 sums. Sums wait as fp32 in scratch, which changes
+// no bit, so the order of panels, rows and chunks of K is about speed alone.
+#pragma once
+#include "kernels.h"
+#include "simd.h"
+
+namespace penstock::PENSTOCK_ISA {
+
+constexpr int64_t kBlockK = 128;
+constexpr int64_t kRowGroup = 512;    // rows whose sums wait in scratch: 64 KB a panel
+constexpr int64_t kPanelStreams = 4;  // panels that take turns while rows are few
+
+struct IntegerWork {
+    const PackedWeight& w;
+    const Operand& a;
+    int64_t first_row, rows;  // first_row is a multiple of 16
+    int64_t first_panel, panels;
+    int64_t first_block, end_block;
+    float* sums;         // [panels][rows][32], added onto
+    std::byte* scratch;  // what is left of it, 64-byte aligned
+
+    const std::byte* panel(int64_t i) const { return w.data + (first_panel + i) * w.panel_bytes; }
+    // Of the tile with row `row` (counted from first_row) and its lane: the arrays are [block][16 rows].
+    const int8_t* codes(int64_t row, int64_t block) const {
+        const int64_t at = first_row + row, steps = a.k_padded / 64;
+        return static_cast<const int8_t*>(a.data) + ((at / 16 * steps + block * 2) * 16 + at % 16) * 64;
+    }
+    const float* scales(int64_t row, int64_t block) const {
+        const int64_t at = first_row + row, blocks = (a.k_padded + kBlockK - 1) / kBlockK;
+        return a.scale + (at / 16 * blocks + block) * 16 + at % 16;
+    }
+    const int32_t* code_sums(int64_t row, int64_t block) const {
+        const int64_t at = first_row + row, thirty_twos = a.k_padded / 32;
+        return a.sum + (at / 16 * thirty_twos + block * 4) * 16 + at % 16;
+    }
+    int64_t block_k(int64_t block) const {
+        const int64_t left = a.k_padded - block * kBlockK;
+        return left < kBlockK ? left : kBlockK;
+    }
+};
+
+// y of one panel from its sums; column_scale is null where the scales are in the sums already.
+PENSTOCK_INLINE void finish_panel(const float* sums, int64_t rows, int64_t n, int64_t panel,
+                                  const float* column_scale, const LinearOut& out, int64_t first_row) {
+    for (int64_t half = 0; half < kPanel; half += kLanes) {
+        const int64_t column = panel * kPanel + half, left = n - column;
+        if (left <= 0) return;
+        const int lanes = left < kLanes ? static_cast<int>(left) : kLanes;
+        const F16 scale = column_scale ? load(column_scale + half) : zero();
+        const F16 bias = out.bias ? load_n(out.bias + column, lanes) : zero();
+        for (int64_t row = 0; row < rows; ++row) {
+            F16 y = load(sums + row * kPanel + half);
+            if (column_scale) y = y * scale;
+            if (out.bias) y = y + bias;
+            if (out.addend)
+                y = load_n(out.addend + (first_row + row) * out.addend_stride + column, lanes) + y;
+            store_n(out.y + (first_row + row) * out.stride + column, y, lanes);
+        }
+    }
+}
+
+// Kernel: kStreamRows (up to so many rows, several panels at once are asked for) and accumulate.
+template <class Kernel>
+PENSTOCK_INLINE void run_integer(const PackedWeight& w, const Operand& a, int64_t rows, const LinearOut& out,
+                                 int64_t panel_begin, int64_t panel_end, std::byte* scratch) {
+    float* const sums = reinterpret_cast<float*>(scratch);
+    float* const halves = sums + kRowGroup * kPanel;
+    std::byte* const rest = reinterpret_cast<std::byte*>(halves + kRowGroup * kPanel);
+    const int64_t blocks = (w.k_padded + kBlockK - 1) / kBlockK;
+    const int64_t streams = rows <= Kernel::kStreamRows ? kPanelStreams : 1;
+    for (int64_t row = 0; row < rows; row += kRowGroup) {
+        const int64_t count = rows - row < kRowGroup ? rows - row : kRowGroup;
+        for (int64_t p = panel_begin; p < panel_end; p += streams) {
+            const int64_t panels = panel_end - p < streams ? panel_end - p : streams;
+            const int64_t floats = panels * count * kPanel;
+            std::memset(sums, 0, static_cast<std::size_t>(floats) * 4);
+            IntegerWork work{w, a, row, count, p, panels, 0, blocks, sums, rest};
+            if (g_break_invariance == 1 && rows > 1) {
+                work.end_block = blocks / 2;
+                Kernel::accumulate(work);
+                std::memcpy(halves, sums, static_cast<std::size_t>(floats) * 4);
+                std::memset(sums, 0, static_cast<std::size_t>(floats) * 4);
+                work.first_block = blocks / 2;
+                work.end_block = blocks;
+                Kernel::accumulate(work);
+                for (int64_t i = 0; i < floats; i += kLanes)
+                    store(sums + i, load(halves + i) + load(sums + i));
+            } else {
+                Kernel::accumulate(work);
+            }
+            for (int64_t i = 0; i < panels; ++i) {
+                const float* column_scale =
+                    w.format == Format::kInt8
+                        ? reinterpret_cast<const float*>(work.panel(i) + w.k_padded * kPanel)
+                        : nullptr;
+                finish_panel(sums + i * count * kPanel, count, w.n, p + i, column_scale, out, row);
+            }
+        }
+    }
+}
+
+}  // namespace penstock::PENSTOCK_ISA
