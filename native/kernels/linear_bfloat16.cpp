@@ -14,16 +14,15 @@ namespace penstock::PENSTOCK_ISA {
 namespace {
 
 struct BFloat16Kernel {
-    static constexpr int64_t kChunk = 128;
     static constexpr int64_t kBytesPerK = 64;
+    static constexpr int64_t kChunk = kChunkBytes / kBytesPerK;
 #if defined(__AVX512F__)
     static constexpr int kMaxRows = 12;  // 24 sums, 2 weights, a mask
 #elif defined(__AVX2__)
-    static constexpr int kMaxRows = 3;  // 12 sums
+    static constexpr int kMaxRows = 6;  // 12 sums
 #else
     static constexpr int kMaxRows = 4;
 #endif
-    static constexpr int kVectors = kWidth == 1 ? 1 : 16 / kWidth;  // one 64-byte line
 
     // Rows [row, row + count) of k [k, k + num_k) as [num_k / kChunk][count][kChunk] fp32.
     static void copy_rows(const Operand& a, int64_t row, int64_t count, int64_t k, int64_t num_k,
@@ -40,8 +39,9 @@ struct BFloat16Kernel {
         }
     }
 
-    template <int R>
+    template <int R, int kLocality>
     static void block(const BlockArgs& args) noexcept {
+        constexpr int kVectors = kWidth == 8 && R <= 3 ? 2 : 1;
         constexpr int64_t kColumns = kVectors * kWidth;
         const std::byte* weights = args.weights;
         const std::byte* ahead = args.ahead;
@@ -57,7 +57,8 @@ struct BFloat16Kernel {
                     for (int v = 0; v < kVectors; ++v) {
                         const int64_t at = column + v * kWidth;
                         line[v] = weights + (at / 16 * 1024 + at % 16 * 4) + pair * 64;
-                        if (R > 1 && at % 16 == 0) __builtin_prefetch(ahead, 0, 3), ahead += args.ahead_step;
+                        if (2 * R > 4 && at % 16 == 0)
+                            __builtin_prefetch(ahead, 0, kLocality), ahead += args.ahead_step;
                         w[v] = lanes_even(line[v]);
                     }
                     for (int r = 0; r < R; ++r) {

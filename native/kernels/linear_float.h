@@ -1,16 +1,19 @@
 // The loops that the float linears share: which panel, which rows, which part of K, in what order.
 //
 // A format brings Kernel: kChunk (k of a chunk), kMaxRows (rows of a register block), kBytesPerK (of a
-// panel), copy_rows (operand -> fp32 rows in scratch) and block<R> (R rows x 32 columns over a few k, sums
-// kept in `sums`). Sums are stored and reloaded as fp32 between chunks, which changes no bit; so every choice
-// below is about speed:
+// panel), copy_rows (operand -> fp32 rows in scratch) and block<R, locality of its prefetches> (R rows x 32
+// columns over a few k, sums kept in `sums`). Sums are stored and reloaded as fp32 between chunks, which
+// changes no bit; so every choice below is about speed:
 //
 //     for 16 panels, for <= 96 rows, for <= 1024 k (more when rows are few):     rows as fp32 in scratch, L2
-//         for each panel, for each chunk of k (8 KB of weights, L1), for each block of rows
+//         for each panel, for each chunk of k (16 KB of weights, L1), for each block of rows
 //
 // Weights are read strictly in the order of their addresses, one panel at a time: hardware prefetchers then
-// reach the speed of a plain read loop at one row (four panels in turns: 0.6 of it; two tiles in turns: 0.5).
-// From two rows on every line is also prefetched one chunk ahead, a share of them by each block of rows.
+// reach the speed of a plain read loop (four panels in turns: 0.6 of it; two tiles in turns: 0.5). They fall
+// behind once arithmetic fills the window, so a block with more than four FMAs per 64-byte line prefetches
+// into L2 what comes 8 KB later, or a share of the next chunk where several blocks of rows pass over it (M=8
+// fp32: 0.64 to 0.92 of the roofline; into L1 instead: 0.70; the same prefetches with less arithmetic cost a
+// third).
 #pragma once
 #include "kernels.h"
 #include "simd.h"
@@ -76,6 +79,8 @@ PENSTOCK_INLINE Lanes lanes_even(const std::byte* p) { return widen_bf16_1(half_
 PENSTOCK_INLINE Lanes lanes_odd(const std::byte* p) { return widen_bf16_1(half_at(p + 2)); }
 #endif
 
+constexpr int64_t kChunkBytes = 16384;            // weights of a chunk
+constexpr int64_t kAheadBytes = 8192;             // prefetch distance of a lone block
 constexpr int64_t kPanelGroup = 16;               // panels whose sums wait in scratch
 constexpr int64_t kRowGroup = 96;                 // rows expanded at a time
 constexpr int64_t kRowFloats = kRowGroup * 1024;  // their fp32 values, 384 KB
@@ -113,12 +118,13 @@ struct LinearFloat {
     static constexpr int64_t kChunk = Kernel::kChunk;
     using Block = void(const BlockArgs&) noexcept;
 
-    template <int R>
+    template <int R, bool kIsLone>
     static Block* block_of(int64_t rows) {
         if constexpr (R == 0) {
             return nullptr;
         } else {
-            return rows == R ? &Kernel::template block<R> : block_of<R - 1>(rows);
+            constexpr int kLocality = kIsLone ? 2 : 3;  // of prefetches: L2, L1
+            return rows == R ? &Kernel::template block<R, kLocality> : block_of<R - 1, kIsLone>(rows);
         }
     }
 
@@ -127,16 +133,20 @@ struct LinearFloat {
                       float* sums) {
         const int64_t blocks = (num_rows + Kernel::kMaxRows - 1) / Kernel::kMaxRows;
         const int64_t base = num_rows / blocks, larger = num_rows % blocks;
-        Block* const small = block_of<Kernel::kMaxRows>(base);
-        Block* const large = block_of<Kernel::kMaxRows>(base + 1);
+        Block* const small =
+            blocks == 1 ? block_of<Kernel::kMaxRows, true>(base) : block_of<Kernel::kMaxRows, false>(base);
+        Block* const large = block_of<Kernel::kMaxRows, false>(base + 1);
+        // Half a line at a time also hides the order of addresses from the hardware.
+        const bool is_ahead = num_rows * 128 > 4 * Kernel::kBytesPerK || (kWidth < 16 && num_rows > 2);
         for (int64_t k = 0; k < num_k; k += kChunk) {
             const int64_t here = num_k - k < kChunk ? num_k - k : kChunk, bytes = here * Kernel::kBytesPerK;
             int64_t row = 0;
             for (int64_t b = 0; b < blocks; ++b) {
                 const int64_t count = base + (b < larger ? 1 : 0);
                 const std::byte* at = weights + k * Kernel::kBytesPerK;
+                const std::byte* soon = blocks == 1 ? at + kAheadBytes : at + bytes + bytes / blocks * b;
                 (b < larger ? large : small)({at, rows + (k * num_rows + row * kChunk), sums + row * kPanel,
-                                              here, at + bytes + bytes / blocks * b, 64 / blocks});
+                                              here, is_ahead ? soon : at, is_ahead ? 64 / blocks : 0});
                 row += count;
             }
         }

@@ -24,7 +24,7 @@ struct WeightFloat16 {
 template <class Weight>
 struct Float32Kernel {
     static constexpr int64_t kBytesPerK = kPanel * Weight::kBytes;
-    static constexpr int64_t kChunk = 8192 / kBytesPerK;
+    static constexpr int64_t kChunk = kChunkBytes / kBytesPerK;
 #if defined(__AVX512F__)
     static constexpr int kMaxRows = 12;  // 24 sums, 2 weights
 #elif defined(__AVX2__)
@@ -44,7 +44,7 @@ struct Float32Kernel {
         }
     }
 
-    template <int R>
+    template <int R, int kLocality>
     static void block(const BlockArgs& args) noexcept {
         constexpr int kVectors = R <= 2 || kWidth == 16 ? kPanel / kWidth : 2;
         constexpr int64_t kColumns = kVectors * kWidth;
@@ -58,7 +58,7 @@ struct Float32Kernel {
                     acc[r][v] = lanes_load(args.sums + r * kPanel + column + v * kWidth);
             for (int64_t k = 0; k < args.num_k; ++k, weights += kBytesPerK, ++rows) {
                 for (int64_t byte = 0; byte < kColumns * Weight::kBytes; byte += 64)
-                    if (R > 1) __builtin_prefetch(ahead, 0, 3), ahead += args.ahead_step;
+                    if (R > 1) __builtin_prefetch(ahead, 0, kLocality), ahead += args.ahead_step;
                 Lanes w[kVectors];
                 for (int v = 0; v < kVectors; ++v)
                     w[v] = Weight::load_lanes(weights + v * kWidth * Weight::kBytes);
