@@ -1,0 +1,191 @@
+"""Model folder + EngineConfig -> everything that serves: plan, program, weights, executor, tokenizer.
+
+The only place that names the backends. Called by LLM, the CLI and the benchmarks; raises the typed errors of
+whatever it reads and leaves nothing half loaded.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock import env
+from penstock.config import EngineConfig, Plan
+from penstock.engine.locate import locate
+from penstock.model.build import build
+from penstock.model.family import FAMILIES, read_model
+from penstock.model.generation import GenerationDefaults, read_generation
+from penstock.model.passes.fuse import fuse
+from penstock.model.program import Program
+from penstock.model.spec import ModelSpec
+from penstock.planner.machine import this_machine
+from penstock.planner.plan import Facts, make_plan
+from penstock.scheduler.scheduler import MAX_SCORED_ROWS
+from penstock.step import Executor
+from penstock.text.chat_template import ChatTemplate, load_chat_template
+from penstock.text.tokenizer import Tokenizer
+from penstock.weights.format import FORMATS
+from penstock.weights.loader import LoadedWeights, Wanted, load, packed_bytes
+from penstock.weights.reader import Checkpoint, read_checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """One model, ready to run steps. `notes`: lines that a person should read once, at start."""
+
+    name: str
+    folder: Path
+    spec: ModelSpec
+    plan: Plan
+    program: Program
+    executor: Executor
+    tokenizer: Tokenizer
+    chat_template: ChatTemplate | None
+    defaults: GenerationDefaults
+    fingerprint: str
+    notes: tuple[str, ...]
+
+
+def load_model(model: str, config: EngineConfig) -> Loaded:
+    """Read, plan, pack and lower `model`. What is refused is refused before the weights are packed."""
+    folder = locate(model, config.revision)
+    spec = read_model(folder)
+    tokenizer = Tokenizer.load(folder, spec.vocab_size)
+    template = load_chat_template(folder, tokenizer.config)
+    defaults = read_generation(folder)
+    checkpoint = read_checkpoint(folder)
+    plan = make_plan(config, spec, _facts(spec, checkpoint), this_machine())
+    program = _program(spec, plan.weight_format, plan.head_format, plan.kv_dtype, plan.max_context)
+    executor, notes = _executor(program, plan, checkpoint, config)
+    if plan.weight_format == "float16":
+        notes = (*notes, "fp16 weights run exactly, in fp32 arithmetic; --dtype bfloat16 is quicker and lossy.")
+    if plan.backend == "reference":
+        notes = (*notes, f"running on the reference backend: {plan.reasons['backend']}.")
+    return Loaded(
+        name=model,
+        folder=folder,
+        spec=spec,
+        plan=plan,
+        program=program,
+        executor=executor,
+        tokenizer=tokenizer,
+        chat_template=template,
+        defaults=defaults,
+        fingerprint=_fingerprint(checkpoint, program, plan, executor.describe()),
+        notes=notes,
+    )
+
+
+def _program(spec: ModelSpec, weight_format: str, head_format: str, kv_dtype: str, max_context: int) -> Program:
+    return fuse(
+        build(spec, weight_format=weight_format, head_format=head_format, kv_dtype=kv_dtype, max_context=max_context)
+    )
+
+
+def _wanted(program: Program) -> list[Wanted]:
+    """The program's weights by the names the checkpoint uses."""
+    names = FAMILIES[program.spec.architecture].names
+    return [
+        Wanted(use.name, tuple(map(names.checkpoint_name, use.sources)), use.shape, use.kind, use.format)
+        for use in program.weights.values()
+    ]
+
+
+def _matrix_dtype(program: Program, checkpoint: Checkpoint) -> str:
+    """The dtype of the checkpoint's matrices; float32, which holds all of them exactly, where they differ."""
+    dtypes = {
+        str(checkpoint.tensors[source].dtype)
+        for want in _wanted(program)
+        if want.kind == "linear"
+        for source in want.sources
+        if source in checkpoint.tensors
+    }
+    return dtypes.pop() if len(dtypes) == 1 else "float32"
+
+
+def _facts(spec: ModelSpec, checkpoint: Checkpoint) -> Facts:
+    def sketch(weight_format: str, head_format: str, kv_dtype: str = "bfloat16") -> Program:
+        return _program(spec, weight_format, head_format, kv_dtype, max_context=1)
+
+    def weight_bytes(weight_format: str, head_format: str) -> int:
+        return sum(packed_bytes(w) for w in _wanted(sketch(weight_format, head_format)) if w.kind == "linear")
+
+    def layer_token_bytes(backend: str, kv_dtype: str) -> list[int]:
+        program = sketch("bfloat16", "bfloat16", kv_dtype)
+        if backend == "cpu":
+            from penstock.backends.cpu.lower import BLOCK_TOKENS, block_bytes
+
+            return [block_bytes(layer) // BLOCK_TOKENS for layer in program.kv_layers]
+        return [2 * layer.num_kv_heads * layer.head_dim * 4 for layer in program.kv_layers]  # numpy holds fp32
+
+    from penstock.backends.cpu.probe import isas
+
+    native_isa, refusals = None, []
+    if isas():
+        from penstock.backends.cpu.executor import choose_isa
+        from penstock.backends.cpu.kernels import refusals as native_refusals
+
+        native_isa = choose_isa(env.isa())
+        refusals = native_refusals(sketch("bfloat16", "bfloat16"))
+    dtype = _matrix_dtype(sketch("bfloat16", "bfloat16"), checkpoint)
+    return Facts(dtype, native_isa, tuple(refusals), weight_bytes, layer_token_bytes)
+
+
+def _executor(
+    program: Program, plan: Plan, checkpoint: Checkpoint, config: EngineConfig
+) -> tuple[Executor, tuple[str, ...]]:
+    names = FAMILIES[program.spec.architecture].names
+    options = {
+        "is_inert": lambda name: names.is_inert(name, tie_embeddings=program.spec.tie_embeddings),
+        "cache": env.cache_dir() if config.pack_cache else None,
+        "verify": config.verify_weights,
+    }
+    if plan.backend == "cpu":
+        from penstock import _native
+        from penstock.backends.cpu.executor import CpuExecutor
+        from penstock.backends.cpu.lower import Limits
+
+        pool = _native.Pool(plan.threads)
+
+        def pack(rows: NDArray[np.generic], dtype: str, format: str, out: NDArray[np.uint8]) -> bool:
+            finite: bool = pool.pack(rows.view(np.uint16) if rows.itemsize == 2 else rows, dtype, format, out)
+            return finite
+
+        weights = load(checkpoint, _wanted(program), pack=pack, **options)
+        limits = Limits(plan.max_step_tokens, plan.max_requests + MAX_SCORED_ROWS, plan.num_kv_blocks)
+        return CpuExecutor(program, weights, limits, isa=plan.isa, pool=pool), tuple(weights.notes)
+
+    from penstock.backends.reference.executor import ReferenceExecutor
+
+    weights = load(checkpoint, _wanted(program), **options)
+    arrays = _unpacked(program, weights)
+    executor = ReferenceExecutor(program, arrays, num_kv_blocks=plan.num_kv_blocks, block_size=plan.block_size)
+    return executor, tuple(weights.notes)
+
+
+def _unpacked(program: Program, weights: LoadedWeights) -> dict[str, NDArray[np.float32]]:
+    """fp32 arrays of what the packed bytes stand for."""
+    arrays: dict[str, NDArray[np.float32]] = dict(weights.vectors)
+    for name, table in weights.embeddings.items():
+        arrays[name] = table.astype(np.float32)
+    for name, packed in weights.packed.items():
+        use = program.weights[name]
+        assert use.format is not None
+        arrays[name] = FORMATS[use.format].unpack(packed, *use.shape)
+    return arrays
+
+
+def _fingerprint(checkpoint: Checkpoint, program: Program, plan: Plan, executor: Mapping[str, str]) -> str:
+    """Changes whenever the bits may: weights, build, kernel path, numeric configuration."""
+    digest = hashlib.blake2b(digest_size=8)
+    for part in (checkpoint.source_hash, program.fingerprint(), plan.backend, plan.isa, version("penstock")):
+        digest.update(part.encode() + b"\0")
+    if executor["backend"] == "cpu":
+        from penstock import _native
+
+        digest.update(hashlib.blake2b(Path(_native.__file__).read_bytes()).digest())
+    return f"ps-{digest.hexdigest()}"
