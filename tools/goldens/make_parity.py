@@ -1,0 +1,242 @@
+"""Write tests/goldens/parity: tiny random models of every family, and what transformers says of them.
+
+Needs the `oracle` extra (torch, transformers):
+
+    python -m tools.goldens.make_parity [NAME ...]
+
+Each folder holds config.json, model.safetensors (float32 values that are all bfloat16 values, so that one
+file serves both dtypes) and logits.npz:
+
+    prompt, greedy   int32: the prompt's ids, and 64 greedy ids of the float32 model after it
+    rows             int32: positions in prompt + greedy whose logits are stored
+    float32          [rows, V] float32: logits of the float32 model, whole sequence at once
+    bfloat16         [rows, V] uint16: bits of the logits of the same model in bfloat16
+    max_context      the length that dynamic and longrope frequencies are fixed at, here as in penstock
+
+A seed is accepted only if the greedy path has no near tie, so that the tokens are a fact about the model
+and not about one machine's rounding.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+OUT = Path(__file__).parents[2] / "tests" / "goldens" / "parity"
+NUM_GREEDY = 64
+NUM_PROMPT_ROWS = 16
+MIN_MARGIN = 4e-3  # between the best two logits, relative to the largest: 40 times the bar on errors
+
+SMALL = {
+    "vocab_size": 304,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-5,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": None,
+}
+SMALLER = SMALL | {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 96}
+
+
+def longrope_factors(pairs: int) -> dict[str, list[float]]:
+    short = [round(1 + 0.02 * i, 4) for i in range(pairs)]
+    return {"short_factor": short, "long_factor": [round(1 + 0.3 * i, 4) for i in range(pairs)]}
+
+
+# name -> (config class, its arguments, prompt length, max_context)
+MODELS: dict[str, tuple[Any, dict[str, Any], int, int]] = {
+    "llama2": (LlamaConfig, SMALL | {"num_key_value_heads": 4}, 48, 512),
+    "llama3": (
+        LlamaConfig,
+        SMALL
+        | {
+            "hidden_size": 96,
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 500000.0,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64,
+            },
+        },
+        96,
+        512,
+    ),
+    "llama_linear": (
+        LlamaConfig,
+        SMALLER | {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}},
+        64,
+        512,
+    ),
+    "llama_dynamic": (
+        LlamaConfig,
+        SMALLER
+        | {
+            "max_position_embeddings": 128,
+            "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0},
+        },
+        96,
+        512,
+    ),
+    "llama_yarn": (
+        LlamaConfig,
+        SMALLER
+        | {
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 10000.0,
+                "factor": 4.0,
+                "original_max_position_embeddings": 128,
+            }
+        },
+        96,
+        512,
+    ),
+    "llama_longrope": (
+        LlamaConfig,
+        SMALLER
+        | {
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 10000.0,
+                "factor": 4.0,
+                "original_max_position_embeddings": 128,
+                **longrope_factors(16),
+            }
+        },
+        96,
+        512,
+    ),
+    "mistral": (MistralConfig, SMALL | {"sliding_window": 40}, 150, 512),
+    "qwen2": (Qwen2Config, SMALL | {"num_hidden_layers": 3, "intermediate_size": 96}, 80, 512),
+    "qwen3": (
+        Qwen3Config,
+        SMALL | {"head_dim": 64, "num_attention_heads": 2, "num_key_value_heads": 1},
+        80,
+        512,
+    ),
+    "smollm2": (
+        LlamaConfig,
+        SMALL
+        | {
+            "hidden_size": 96,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 1,
+            "num_hidden_layers": 3,
+            "tie_word_embeddings": True,
+        },
+        200,
+        512,
+    ),
+}
+
+
+def random_model(config: Any, seed: int) -> Any:
+    """The architecture, with weights that make every part matter: norms off 1, biases, large logits."""
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
+    generator = torch.Generator().manual_seed(seed)
+    for name, weight in model.named_parameters():
+        noise = torch.randn(weight.shape, generator=generator)
+        if "norm" in name:
+            value = 1 + 0.2 * noise
+        elif name.endswith("bias"):
+            value = 0.5 * noise
+        elif "embed" in name:
+            value = noise * (0.3 if config.tie_word_embeddings else 1.0)
+        else:
+            value = noise * weight.shape[1] ** -0.5 * 1.5
+        weight.data.copy_(value.bfloat16().float())
+    model.tie_weights()
+    return model
+
+
+def fix_frequencies(model: Any, max_context: int) -> None:
+    """dynamic and longrope choose by the length of each call; make them as penstock does, once."""
+    rope = model.model.rotary_emb
+    if rope.rope_type in {"dynamic", "longrope"}:
+        frequencies, rope.attention_scaling = ROPE_INIT_FUNCTIONS[rope.rope_type](
+            model.config, device="cpu", seq_len=max_context
+        )
+        rope.inv_freq.copy_(frequencies)
+        rope.rope_type = "default"
+
+
+@torch.no_grad()
+def logits_of(model: Any, tokens: list[int]) -> np.ndarray:
+    return model(torch.tensor([tokens]), use_cache=False).logits[0].float().numpy()
+
+
+def greedy_path(model: Any, prompt: list[int]) -> tuple[list[int], float]:
+    """64 greedy tokens, each from a whole pass, and the smallest relative margin on the way."""
+    tokens, margin = list(prompt), np.inf
+    for _ in range(NUM_GREEDY):
+        row = logits_of(model, tokens)[-1]
+        second, best = np.sort(row)[-2:]
+        margin = min(margin, float(best - second) / float(np.abs(row).max()))
+        if margin < MIN_MARGIN:
+            return [], margin
+        tokens.append(int(row.argmax()))
+    return tokens[len(prompt) :], margin
+
+
+def make(name: str) -> None:
+    config_class, arguments, prompt_length, max_context = MODELS[name]
+    config = config_class(
+        **arguments, architectures=[f"{config_class.__name__[:-6]}ForCausalLM"], dtype="float32"
+    )
+    for seed in range(1000):
+        model = random_model(config, seed)
+        fix_frequencies(model, max_context)
+        prompt = np.random.default_rng(seed).integers(3, config.vocab_size, prompt_length).tolist()
+        greedy, margin = greedy_path(model, prompt)
+        if greedy:
+            break
+    else:
+        raise SystemExit(f"{name}: no seed without a near tie")
+
+    rows = np.arange(prompt_length - NUM_PROMPT_ROWS, prompt_length + NUM_GREEDY)
+    exact = logits_of(model, prompt + greedy)[rows]
+    folder = OUT / name
+    folder.mkdir(parents=True, exist_ok=True)
+    stored = {
+        k: v for k, v in model.state_dict().items() if not (config.tie_word_embeddings and "lm_head" in k)
+    }
+    save_file({k: v.contiguous() for k, v in stored.items()}, folder / "model.safetensors")
+    values = {k: v for k, v in sorted(config.to_diff_dict().items()) if k not in {"is_llama_config"}}
+    (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n")
+
+    frequencies = model.model.rotary_emb.inv_freq.clone()
+    half = model.bfloat16()
+    half.model.rotary_emb.inv_freq = frequencies  # from_pretrained keeps them in float32, too
+    rounded = logits_of(half, prompt + greedy)[rows]
+    np.savez_compressed(
+        folder / "logits.npz",
+        prompt=np.array(prompt, np.int32),
+        greedy=np.array(greedy, np.int32),
+        rows=rows.astype(np.int32),
+        float32=exact,
+        bfloat16=(rounded.view(np.uint32) >> 16).astype(np.uint16),
+        max_context=np.int32(max_context),
+    )
+    size = sum(f.stat().st_size for f in folder.iterdir())
+    error = np.sqrt(np.square(rounded - exact).mean()) / np.abs(exact).max()
+    print(f"{name}: seed {seed}, margin {margin:.4f}, bf16 RMS error {error:.5f}, {size / 1000:.0f} kB")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for wanted in sys.argv[1:] or MODELS:
+        make(wanted)
