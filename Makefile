@@ -1,0 +1,62 @@
+# Every verb does its own set-up in .venv; the second time that takes a moment.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+NATIVE := $(shell find native -name '*.cpp' -o -name '*.h') CMakeLists.txt
+MODEL ?= penstock-tiny
+BASE ?= main
+.PHONY: dev demo serve test check test-all bench bench-compare docs clean
+
+# The environment and the native build. Warnings are errors here; a user's install only warns.
+dev: $(STAMP)
+
+$(VENV)/.created:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "penstock needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check --upgrade pip
+	$(BIN)/pip install -q --disable-pip-version-check "scikit-build-core>=0.10" "nanobind>=2.4" ninja "cmake>=3.22"
+	touch $@
+
+$(STAMP): $(VENV)/.created pyproject.toml $(NATIVE)
+	@echo "building penstock (about two minutes the first time)"
+	$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation -e '.[dev]' \
+	  --config-settings=cmake.define.PENSTOCK_WERROR=ON
+	@$(BIN)/python -c 'import penstock._native' 2>/dev/null || { \
+	  if command -v c++ >/dev/null; then echo "the native build failed; see: $(BIN)/pip install -v --no-build-isolation -e ."; exit 1; \
+	  else echo "no C++ compiler: running on the numpy reference (penstock doctor says more)"; fi; }
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/penstock run $(MODEL) --prompt 'def fibonacci(n):' --max-tokens 120
+
+serve: $(STAMP)
+	@echo "the server is step 4 of the plan (docs/LOG.md); for now: $(BIN)/penstock run $(MODEL)"
+
+test: $(STAMP)
+	$(BIN)/pytest -m "not slow and not oracle"
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(filter %.cpp %.h,$(NATIVE))
+	$(BIN)/pytest tests/test_architecture.py
+
+# The slow sets: all ISAs, sanitizer builds, and the oracle (torch, in an environment of its own).
+test-all: test check
+	$(BIN)/pytest -m "slow and not oracle"
+	tools/sanitizers.sh
+	tools/oracle.sh
+
+bench: $(STAMP)
+	$(BIN)/penstock bench latency $(MODEL)
+	$(BIN)/penstock bench throughput $(MODEL)
+
+docs: $(STAMP)
+	$(BIN)/pytest tests/test_docs.py
+
+clean:
+	rm -rf $(VENV) .venv-oracle build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src -name '*.so' -delete

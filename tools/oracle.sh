@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Tests that compare with transformers, in an environment of their own: the product's stays free of torch.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+venv=.venv-oracle
+if [ ! -e $venv/.installed ]; then
+  "${PYTHON:-python3}" -m venv $venv
+  $venv/bin/pip install -q --disable-pip-version-check "torch==2.13.0"
+  $venv/bin/pip install -q --disable-pip-version-check "scikit-build-core>=0.10" "nanobind>=2.4" ninja "cmake>=3.22"
+  $venv/bin/pip install -q --disable-pip-version-check --no-build-isolation -e '.[dev,oracle]'
+  touch $venv/.installed
+fi
+$venv/bin/pytest -m oracle
