@@ -58,6 +58,9 @@ void multiply(const Step<uint16_t>& step) {
     Vector even[kR][kN] = {}, odd[kR][kN] = {};
     const float* a = step.a;
     const uint16_t *b = step.b, *ahead = step.ahead;
+    float* const c = step.c;  // in registers: the stores below may alias `step`
+    const int64_t c_stride = step.c_stride;
+    const bool from_zero = step.from_zero;
     for (int r = 0; r < 16; ++r, a += 2, b += 32, ahead += 32) {
         Vector b_even[kN], b_odd[kN];
         for (int n = 0; n < kN; ++n)
@@ -74,9 +77,9 @@ void multiply(const Step<uint16_t>& step) {
     }
     for (int i = 0; i < kR; ++i)
         for (int n = 0; n < kN; ++n) {
-            float* c = step.c + i * step.c_stride + n * kVectorLanes;
-            const Vector before = step.from_zero ? splat(0.0f) : read(c);
-            write(c, before + (even[i][n] + odd[i][n]));
+            float* at = c + i * c_stride + n * kVectorLanes;
+            const Vector before = from_zero ? splat(0.0f) : read(at);
+            write(at, before + (even[i][n] + odd[i][n]));
         }
 }
 
@@ -145,7 +148,7 @@ PENSTOCK_INLINE void multiply_rows(Step<T> step, int64_t num_rows, int64_t b_row
 
 template <class T>
 struct FmaProducts {
-    static constexpr int64_t kRows = 24;
+    static constexpr int64_t kRows = 24, kAheadBytes = 12288;
     static constexpr bool kIsFloat32 = sizeof(T) == 4;
 
     static void prepare(AttentionTile& tile) {
@@ -160,13 +163,20 @@ struct FmaProducts {
             }
     }
 
-    // Two groups of 16 tokens at a time; while they are read, the next two are fetched.
+    // What to fetch while a chunk of 32 tokens is read: a later one, some 12 KB on, or itself.
+    static const T* fetched(const AttentionTile& tile, int64_t token, bool is_value, const T* self) {
+        const int64_t chunk_bytes = 32 * tile.dims * static_cast<int64_t>(sizeof(T));
+        const T* chunk = tile.chunk_after<T>(token, is_value, (kAheadBytes + chunk_bytes - 1) / chunk_bytes);
+        return chunk ? chunk : self;
+    }
+
+    // Two groups of 16 tokens at a time.
     static void scores(AttentionTile& tile) {
         for (int64_t token = tile.key_begin; token < tile.key_end;) {
             const bool pair = kGroups == 2 && token % 32 == 0 && token + 16 < tile.key_end;
             const int64_t next = token + (pair ? 32 : 16);
             const T* keys = tile.keys<T>(token);
-            const T* ahead = next < tile.key_end ? tile.keys<T>(next) : tile.values<T>(tile.value_begin);
+            const T* ahead = fetched(tile, token & ~int64_t{31}, false, keys);
             constexpr int64_t kStep = kIsFloat32 ? kMaxHeadDim : 32;
             for (int64_t d = 0; d < tile.dims; d += kStep) {
                 const Step<T> step{reinterpret_cast<const float*>(tile.a) + d,
@@ -190,11 +200,8 @@ struct FmaProducts {
     // 32 tokens at a time, two groups of 16 dims side by side.
     static void values(AttentionTile& tile) {
         for (int64_t token = tile.value_begin; token < tile.value_end; token += 32) {
-            const int64_t next = token + 32;
             const T* values = tile.values<T>(token);
-            const T* ahead = next < tile.value_end ? tile.values<T>(next)
-                             : tile.next_key >= 0  ? tile.keys<T>(tile.next_key)
-                                                   : values;
+            const T* ahead = fetched(tile, token, true, values);
             // bf16 holds a group of dims in 512 elements, fp32 in 16 of every row.
             const int64_t group = kIsFloat32 ? 16 : 512;
             for (int64_t j = 0; j < tile.dims / 16; j += kGroups) {

@@ -79,11 +79,12 @@ struct AttentionTile {
     const int32_t* blocks;  // the request's row of the block table
     const void* q[kMaxTileRows];
     int64_t num_rows, kv_head, dims;
-    int64_t split_begin, key_begin, key_end, value_begin, value_end;  // tokens, in units of 16 and 32
-    int64_t next_key;  // a token whose keys come next (prefetch), or -1
-    float* s;          // [kMaxTileRows][kScoreStride]: scores, then probabilities
-    float* o;          // [kMaxTileRows][dims]
-    std::byte* a;      // prepare()'s: [kMaxTileRows][kMaxHeadDim] fp32 and [kMaxTileRows][kScoreStride] bf16
+    int64_t split_begin, split_length, key_begin, key_end, value_begin,
+        value_end;  // tokens, in units of 16 and 32
+    int64_t end;    // of the tokens that rows of the tile read, in this split or later
+    float* s;       // [kMaxTileRows][kScoreStride]: scores, then probabilities
+    float* o;       // [kMaxTileRows][dims]
+    std::byte* a;   // prepare()'s: [kMaxTileRows][kMaxHeadDim] fp32 and [kMaxTileRows][kScoreStride] bf16
 
     const std::byte* head(int64_t token) const {
         const KVLayer& kv = args->kv;
@@ -98,6 +99,20 @@ struct AttentionTile {
     const T* values(int64_t token) const {  // of the group of 32
         return reinterpret_cast<const T*>(head(token)) +
                (kBlockTokens + token % kBlockTokens / 32 * 32) * dims;
+    }
+    // A split is read in chunks of 32 tokens: keys of [value_begin, value_end), then values, then the next
+    // split's keys. The chunk `distance` after that of `token`; nullptr after the end.
+    template <class T>
+    const T* chunk_after(int64_t token, bool is_value, int64_t distance) const {
+        int64_t at = token + 32 * distance;
+        if (!is_value) {
+            if (at < value_end) return keys<T>(at);
+            at += value_begin - value_end;
+            is_value = true;
+        }
+        if (at < value_end) return values<T>(at);
+        at += split_begin + split_length - value_end;
+        return at < end ? keys<T>(at) : nullptr;
     }
 };
 
@@ -170,22 +185,22 @@ PENSTOCK_INLINE int64_t split_tokens(int64_t context_len) {
 // One tile in the split that starts at token `split`: rows [tile.first, ...) of the states.
 template <class Products>
 PENSTOCK_INLINE void attend_split(AttentionTile& tile, const int64_t* begin, const int64_t* end,
-                                  int64_t split_end, AttentionState* states, float* o) {
+                                  AttentionState* states, float* o) {
     const AttentionArgs& args = *tile.args;
+    const int64_t split_end = tile.split_begin + tile.split_length;
     int64_t first = split_end, last = tile.split_begin;
     for (int64_t i = 0; i < tile.num_rows; ++i) {
         first = begin[i] < first ? begin[i] : first;
         last = end[i] > last ? end[i] : last;
     }
     first = first > tile.split_begin ? first : tile.split_begin;
-    const bool continues = last > split_end;
-    last = continues ? split_end : last;
+    tile.end = last;
+    last = last < split_end ? last : split_end;
     if (first >= last) return;
     tile.key_begin = first & ~int64_t{15};
     tile.key_end = round_up(last, 16);
     tile.value_begin = first & ~int64_t{31};
     tile.value_end = round_up(last, 32);
-    tile.next_key = continues ? split_end : -1;
     Products::scores(tile);
 
     const float c = args.softcap != 0.0f ? kLog2E : args.scale * kLog2E;
@@ -221,6 +236,7 @@ PENSTOCK_INLINE void attend(const AttentionArgs& args, const Batch& batch, int64
     tile.blocks = args.block_table + request * batch.max_blocks;
     tile.kv_head = kv_head;
     tile.dims = dims;
+    tile.split_length = split;
     tile.s = reinterpret_cast<float*>(scratch);
     tile.o = tile.s + kMaxTileRows * kScoreStride;
     tile.a = reinterpret_cast<std::byte*>(tile.o + kMaxTileRows * kMaxHeadDim);
@@ -254,8 +270,7 @@ PENSTOCK_INLINE void attend(const AttentionArgs& args, const Batch& batch, int64
                                 (t * args.num_heads + head) * dims * kElementBytes;
                 }
                 Products::prepare(tile);
-                attend_split<Products>(tile, begin, end, tile.split_begin + split, states + (at - pass),
-                                       o + (at - pass) * dims);
+                attend_split<Products>(tile, begin, end, states + (at - pass), o + (at - pass) * dims);
             }
         }
         for (int64_t i = pass; i < pass_end; ++i) {
