@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from tests.parity.steps import Sequences, argmax_sampler
 
 from penstock.backends.reference.executor import ReferenceExecutor
 from penstock.model.build import build
@@ -21,7 +22,6 @@ from penstock.model.passes.fuse import fuse
 from penstock.model.program import Program
 from penstock.ops.rounding import to_bfloat16
 from penstock.step import Executor
-from tests.parity.steps import Sequences, argmax_sampler
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "parity"
 MODELS = sorted(folder.name for folder in GOLDENS.iterdir())
@@ -48,7 +48,11 @@ class Golden:
     def program(self, dtype: str) -> Program:
         return fuse(
             build(
-                self.spec, weight_format=dtype, head_format=dtype, kv_dtype=dtype, max_context=self.max_context
+                self.spec,
+                weight_format=dtype,
+                head_format=dtype,
+                kv_dtype=dtype,
+                max_context=self.max_context,
             )
         )
 

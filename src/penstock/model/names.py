@@ -12,7 +12,7 @@ from typing import Final
 
 @dataclass(frozen=True, eq=False)
 class Names:
-    """How one lineage of checkpoints spells its tensors. `inert`: patterns of tensors that say nothing new."""
+    """How one lineage of checkpoints spells its tensors. `inert`: patterns of tensors that may be skipped."""
 
     top: Mapping[str, str]  # canonical -> checkpoint
     layer: Mapping[str, str]  # canonical, after "layers.<i>." -> checkpoint, after the layer's prefix

@@ -10,6 +10,7 @@ import numpy as np
 from penstock.ops.contract import Array, op
 
 INT8_BLOCK: Final = 128  # values of a row that share one int8 scale
+INT8_SMALLEST: Final = np.float32(2**-120)  # a block of smaller values is zero: 127 / amax would overflow
 _MANTISSA_MASK: Final = np.uint32(0xFFFF0000)
 
 
@@ -30,7 +31,7 @@ def through_int8(x: Array) -> Array:
     for begin in range(0, x.shape[1], INT8_BLOCK):
         block = x[:, begin : begin + INT8_BLOCK]
         amax = np.abs(block).max(axis=1, keepdims=True)
-        inverse = np.divide(np.float32(127), amax, out=np.zeros_like(amax), where=amax > 0)
+        inverse = np.divide(np.float32(127), amax, out=np.zeros_like(amax), where=amax >= INT8_SMALLEST)
         code = np.rint(block * inverse)
         y[:, begin : begin + INT8_BLOCK] = code * (amax * np.float32(1 / 127))
     return y

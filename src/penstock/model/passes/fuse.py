@@ -43,11 +43,12 @@ class _Rewriter:
                 self._index()
 
     def finish(self) -> Program:
-        used = {name for call in self._calls for name in call.inputs if name is not None}
+        names = (str(name).removeprefix("weights.") for call in self._calls for name in call.inputs)
+        used = dict.fromkeys(name for name in names if name in self._weights)  # in order of first use
         return Program(
             spec=self._program.spec,
             calls=tuple(self._calls),
-            weights={name: use for name, use in self._weights.items() if f"weights.{name}" in used},
+            weights={name: self._weights[name] for name in used},
             constants=self._program.constants,
             kv_layers=self._program.kv_layers,
             kv_groups=self._program.kv_groups,

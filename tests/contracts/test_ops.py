@@ -1,0 +1,237 @@
+"""Every registered op keeps its contract: dims are true, rows do not see each other, inputs are kept."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from penstock.ops.attention import KVBlocks
+from penstock.ops.contract import OPS, Op, Operand, op
+
+SMALL = {
+    "T": 5,
+    "R": 3,
+    "B": 2,
+    "H": 48,
+    "K": 192,
+    "N": 33,
+    "F": 40,
+    "V": 50,
+    "X": 9,
+    "P": 4,
+    "M": 3,
+    "S": 12,
+}
+HEADS = SMALL | {"D": 16, "Q": 64, "C": 32, "r2": 8}
+LONG = HEADS | {"P": 64, "M": 20, "X": 41, "S": 1280, "T": 4}  # more than two splits of 512
+ONE = SMALL | {"T": 1, "K": 1, "N": 1, "H": 1, "F": 1, "R": 1}
+GQA = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 16}
+ATTENTION = GQA | {"scale": 0.25, "window": None, "softcap": None, "to": "bfloat16"}
+NORM = {"eps": 1e-5, "weight_offset": 0.0}
+
+CASES: list[tuple[str, Mapping[str, int], dict[str, Any]]] = [
+    ("add", SMALL, {}),
+    ("attention", HEADS, ATTENTION),
+    ("attention", HEADS, ATTENTION | {"to": "float32", "window": 3}),
+    ("attention", HEADS, ATTENTION | {"softcap": 2.0}),
+    ("attention", LONG, ATTENTION),
+    ("attention", LONG, ATTENTION | {"window": 600, "to": "float32"}),
+    ("embed", SMALL, {}),
+    *[("gated", SMALL, {"act": act}) for act in ("silu", "gelu", "gelu_tanh")],
+    *[("gated_operand", SMALL, {"act": "silu", "to": to}) for to in ("float32", "bfloat16", "int8")],
+    ("head_norm", HEADS, NORM | {"head_dim": 16}),
+    ("kv_write", HEADS, {}),
+    ("linear", SMALL, {}),
+    ("linear", ONE, {}),
+    ("linear", SMALL | {"K": 1000, "N": 7}, {}),
+    ("linear_add", SMALL, {}),
+    *[("norm_operand", SMALL, NORM | {"to": to}) for to in ("float32", "bfloat16", "int8")],
+    *[("operand", size, {"to": to}) for to in ("float32", "bfloat16", "int8") for size in (SMALL, ONE)],
+    ("rms_norm", SMALL, NORM),
+    ("rms_norm", SMALL | {"H": 1000}, {"eps": 1e-6, "weight_offset": 1.0}),
+    ("rope", HEADS, {"head_dim": 16}),
+    ("rope", HEADS | {"r2": 4}, {"head_dim": 16}),
+    *[("round", SMALL, {"to": to}) for to in ("float32", "bfloat16")],
+    ("rows_norm_operand", SMALL, NORM | {"to": "bfloat16"}),
+    *[("split_rope_write", HEADS, GQA | NORM | {"to": to}) for to in ("float32", "bfloat16")],
+    ("take_rows", SMALL, {}),
+]
+IDS = [f"{name}-{index}" for index, (name, _, _) in enumerate(CASES)]
+WITHOUT_OPTIONALS = [c for c in CASES if any(operand.is_optional for operand in OPS[c[0]].inputs)]
+
+
+def make_inputs(op: Op, sizes: Mapping[str, int], seed: int = 0, *, with_optionals: bool = True) -> list[Any]:
+    """Random operands of the shapes that `dims` states; rows of a request at distinct positions."""
+    rng = np.random.default_rng(seed)
+    return [None if o.is_optional and not with_optionals else make_operand(o, sizes, rng) for o in op.inputs]
+
+
+def make_operand(operand: Operand, sizes: Mapping[str, int], rng: np.random.Generator) -> Any:
+    if operand.dims is None:
+        shape = (sizes["X"], sizes["P"], sizes["C"])
+        return KVBlocks(*(rng.standard_normal(shape, np.float32) for _ in range(2)))
+    shape = tuple(dim.size(sizes) for dim in operand.dims)
+    if operand.name == "block_table":
+        return rng.permutation(sizes["X"])[: shape[0] * shape[1]].reshape(shape).astype(np.int32)
+    if operand.name == "positions":
+        return rng.permutation(sizes[operand.below])[: shape[0]].astype(np.int32)
+    if operand.below is not None:
+        return rng.integers(0, sizes[operand.below], shape).astype(np.int32)
+    return rng.standard_normal(shape, np.float32) * np.float32(2)
+
+
+def copied(inputs: list[Any]) -> list[Any]:
+    return [
+        KVBlocks(x.keys.copy(), x.values.copy())
+        if isinstance(x, KVBlocks)
+        else None
+        if x is None
+        else x.copy()
+        for x in inputs
+    ]
+
+
+def bytes_of(value: Any) -> bytes:
+    return value.keys.tobytes() + value.values.tobytes() if isinstance(value, KVBlocks) else value.tobytes()
+
+
+def unaligned(x: Any) -> Any:
+    """The same values, 4 bytes off every boundary."""
+    if not isinstance(x, np.ndarray):
+        return x
+    room = np.empty(x.nbytes + 68, np.uint8)
+    start = -room.ctypes.data % 64 + 4
+    place = room[start : start + x.nbytes].view(x.dtype).reshape(x.shape)
+    place[...] = x
+    return place
+
+
+def assert_rows_are_independent(op: Op, inputs: list[Any], attrs: Mapping[str, Any]) -> None:
+    """Every output row, computed alone, has the bytes it has in company."""
+    letter = op.output.dims[0].terms[0][0]
+    together = op(*copied(inputs), **attrs)
+    for i, row in enumerate(together):
+        alone_inputs = [
+            x[i : i + 1] if o.dims and o.dims[0].terms == ((letter, 1),) and x is not None else x
+            for o, x in zip(op.inputs, copied(inputs), strict=True)
+        ]
+        (alone,) = op(*alone_inputs, **attrs)
+
+        assert alone.tobytes() == row.tobytes(), f"row {i} of {op.name}"
+
+
+def test_every_op_has_a_case():
+    assert {name for name, _, _ in CASES} == set(OPS)
+
+
+@pytest.mark.parametrize(("name", "sizes", "attrs"), CASES, ids=IDS)
+def test_dims_state_the_shape_that_comes_out(name, sizes, attrs):
+    made = OPS[name](*make_inputs(OPS[name], sizes), **attrs)
+    dims = OPS[name].output.dims
+
+    if dims is None:
+        assert isinstance(made, KVBlocks)
+    else:
+        assert made.shape == tuple(dim.size(sizes) for dim in dims)
+        assert made.dtype == np.float32
+        assert np.isfinite(made).all()
+
+
+@pytest.mark.parametrize(("name", "sizes", "attrs"), CASES, ids=IDS)
+def test_only_what_is_declared_is_written(name, sizes, attrs):
+    inputs = make_inputs(OPS[name], sizes)
+    before = [None if x is None else bytes_of(x) for x in inputs]
+    OPS[name](*inputs, **attrs)
+    changed = {
+        o.name
+        for o, x, old in zip(OPS[name].inputs, inputs, before, strict=True)
+        if x is not None and bytes_of(x) != old
+    }
+
+    assert changed == set(OPS[name].mutates)
+
+
+@pytest.mark.parametrize(("name", "sizes", "attrs"), CASES, ids=IDS)
+def test_rows_do_not_see_each_other(name, sizes, attrs):
+    if OPS[name].output.dims is not None:
+        assert_rows_are_independent(OPS[name], make_inputs(OPS[name], sizes), attrs)
+
+
+@pytest.mark.parametrize(("name", "sizes", "attrs"), WITHOUT_OPTIONALS)
+def test_optional_operands_may_be_missing(name, sizes, attrs):
+    inputs = make_inputs(OPS[name], sizes, with_optionals=False)
+    made = OPS[name](*copied(inputs), **attrs)
+
+    assert made.tobytes() != OPS[name](*make_inputs(OPS[name], sizes), **attrs).tobytes()
+    assert_rows_are_independent(OPS[name], inputs, attrs)
+
+
+@pytest.mark.parametrize(("name", "sizes", "attrs"), CASES, ids=IDS)
+def test_where_arrays_lie_in_memory_does_not_matter(name, sizes, attrs):
+    inputs = make_inputs(OPS[name], sizes)
+    here = bytes_of(OPS[name](*copied(inputs), **attrs))
+    there = bytes_of(OPS[name](*[unaligned(x) for x in copied(inputs)], **attrs))
+
+    assert there == here
+
+
+@pytest.mark.parametrize(
+    ("name", "attrs"), [("kv_write", {}), ("split_rope_write", GQA | NORM | {"to": "bfloat16"})]
+)
+def test_the_cache_is_the_same_whether_rows_come_together_or_alone(name, attrs):
+    op = OPS[name]
+    inputs = make_inputs(op, HEADS)
+    state = next(i for i, o in enumerate(op.inputs) if o.dims is None)
+    together, alone = copied(inputs), copied(inputs)
+    op(*together, **attrs)
+    for i in reversed(range(HEADS["T"])):
+        row = [
+            x[i : i + 1] if o.dims and o.dims[0].terms == (("T", 1),) else x
+            for o, x in zip(op.inputs, alone, strict=True)
+        ]
+        op(*row, **attrs)
+
+    assert bytes_of(alone[state]) == bytes_of(together[state])
+
+
+def test_the_check_of_rows_notices_an_op_that_looks_at_its_batch():
+    def centred(x: np.ndarray) -> np.ndarray:
+        return x - x.mean(axis=0)
+
+    bad = Op("centred", "x[T,K] -> y[T,K]", centred, {}, lambda d: d["T"])
+    with pytest.raises(AssertionError, match="row 0 of centred"):
+        assert_rows_are_independent(bad, make_inputs(bad, SMALL), {})
+
+
+def test_two_ops_cannot_share_a_name():
+    with pytest.raises(AssertionError, match="registered twice"):
+        op(dims="x[T,K] -> y[T,K]", tolerance={}, flops=lambda d: d["T"], name="add")(lambda x: x)
+
+
+def composition(name: str, inputs: list[Any], attrs: Mapping[str, Any]) -> np.ndarray:
+    """What a fused op is defined to be, from the plain ops."""
+    run = {n: OPS[n] for n in OPS}
+    a = dict(attrs)
+    if name == "linear_add":
+        x, weight, bias, residual = inputs
+        return run["add"](residual, run["linear"](x, weight, bias))
+    if name == "gated_operand":
+        width = inputs[0].shape[1] // 2
+        gate, up = inputs[0][:, :width].copy(), inputs[0][:, width:].copy()
+        return run["operand"](run["gated"](gate, up, act=a["act"]), to=a["to"])
+    norm = {k: a[k] for k in ("eps", "weight_offset")}
+    if name == "rows_norm_operand":
+        x, rows, weight = inputs
+        return run["operand"](run["rms_norm"](run["take_rows"](x, rows), weight, **norm), to=a["to"])
+    return run["operand"](run["rms_norm"](*inputs, **norm), to=a["to"])
+
+
+FUSED = [c for c in CASES if c[0] in {"linear_add", "gated_operand", "rows_norm_operand", "norm_operand"}]
+
+
+@pytest.mark.parametrize(("name", "sizes", "attrs"), FUSED)
+def test_a_fused_op_is_its_parts_bit_for_bit(name, sizes, attrs):
+    inputs = make_inputs(OPS[name], sizes)
+
+    assert OPS[name](*inputs, **attrs).tobytes() == composition(name, inputs, attrs).tobytes()
