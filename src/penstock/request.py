@@ -59,6 +59,7 @@ class Request:
     stop_ids: frozenset[int]  # end-of-sequence ids (unless ignored) and stop_token_ids
     priority: int = 0  # lower goes first
     cache_salt: str = ""
+    bad_token_ids: tuple[tuple[int, ...], ...] = ()  # bad_words: the last id is banned after the rest
     output_tokens: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     num_computed_tokens: int = 0

@@ -1,0 +1,128 @@
+"""What a user asks for -> Requests that the engine can run. All that can be refused is refused here.
+
+Called by the engine's faces. Raises InvalidRequestError naming the parameter; nothing is clamped or cut.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+
+from penstock.errors import ContextLengthError, InvalidRequestError
+from penstock.model.generation import GenerationDefaults
+from penstock.request import Request, SamplingParams
+from penstock.sampling.params import check, seeds_of
+from penstock.text.tokenizer import Tokenizer
+
+SAMPLING_DEFAULTS = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty")
+
+
+def default_params(defaults: GenerationDefaults) -> SamplingParams:
+    """The sampling that the checkpoint's authors suggest; ours where they do not say."""
+    said = {name: getattr(defaults, name) for name in SAMPLING_DEFAULTS}
+    return SamplingParams(**{name: value for name, value in said.items() if value is not None})
+
+
+@dataclass(slots=True)
+class Admission:
+    """Facts of the model that requests are checked against. `seed` seeds the requests that bring none."""
+
+    tokenizer: Tokenizer
+    vocab_size: int
+    max_context: int
+    eos_ids: frozenset[int]
+    seed: int
+    _num_drawn: int = field(default=0, init=False)
+    _last_arrival_s: float = field(default=float("-inf"), init=False)
+
+    def admit(
+        self,
+        request_id: str,
+        prompt_tokens: Sequence[int],
+        params: SamplingParams,
+        *,
+        arrival_s: float,
+        priority: int = 0,
+        cache_salt: str = "",
+        output_tokens: Sequence[int] = (),
+    ) -> list[Request]:
+        """One Request per `n`, in order of their index; index 0 has the seed itself (DESIGN.md 9.20).
+
+        `output_tokens` were emitted before a restart: the request goes on after them.
+        """
+        check(params, self.vocab_size)
+        prompt = self._checked_prompt(prompt_tokens)
+        max_output_tokens = self._max_output_tokens(len(prompt), params)
+        seed = self._draw_seed() if params.seed is None else params.seed
+        stop_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self.eos_ids)
+        bad_token_ids = self._bad_token_ids(params.bad_words)
+        return [
+            Request(
+                request_id=request_id if params.n == 1 else f"{request_id}/{index}",
+                prompt_tokens=prompt,
+                params=params,
+                seed=one_seed,
+                arrival_s=self._next_arrival_s(arrival_s),
+                max_output_tokens=max_output_tokens,
+                stop_ids=stop_ids,
+                priority=priority,
+                cache_salt=cache_salt,
+                bad_token_ids=bad_token_ids,
+                output_tokens=list(output_tokens),
+            )
+            for index, one_seed in enumerate(seeds_of(seed, params.n))
+        ]
+
+    def _checked_prompt(self, prompt_tokens: Sequence[int]) -> tuple[int, ...]:
+        prompt = tuple(prompt_tokens)
+        if not prompt:
+            raise InvalidRequestError(
+                "the prompt has no tokens, so there is nothing to continue; give at least one.",
+                param="prompt",
+            )
+        for token in prompt:
+            if type(token) is not int or not 0 <= token < self.vocab_size:
+                raise InvalidRequestError(
+                    f"prompt token {token!r} is no id of this model; ids are 0 to {self.vocab_size - 1:,}.",
+                    param="prompt",
+                )
+        return prompt
+
+    def _max_output_tokens(self, num_prompt: int, params: SamplingParams) -> int:
+        room = self.max_context - num_prompt
+        if room < 1:
+            raise ContextLengthError(
+                f"prompt has {num_prompt:,} tokens; the context holds {self.max_context:,} and one is "
+                "needed for the answer. Shorten the prompt or raise max_context."
+            )
+        if params.max_tokens is None:
+            return room
+        if params.max_tokens > room:
+            raise ContextLengthError(
+                f"prompt has {num_prompt:,} tokens and max_tokens={params.max_tokens:,} more are asked for; "
+                f"the context holds {self.max_context:,}. Ask for at most {room:,}, or raise max_context."
+            )
+        return params.max_tokens
+
+    def _draw_seed(self) -> int:
+        """The same engine seed gives the same seeds in the same order."""
+        self._num_drawn += 1
+        words = f"{self.seed}:{self._num_drawn}".encode()
+        return (
+            int.from_bytes(blake2b(words, digest_size=8).digest(), "little") >> 1
+        )  # fits a signed 64-bit field
+
+    def _next_arrival_s(self, now_s: float) -> float:
+        """Strictly increasing: first come, first served has no ties."""
+        self._last_arrival_s = max(now_s, self._last_arrival_s + 1e-6)
+        return self._last_arrival_s
+
+    def _bad_token_ids(self, bad_words: Iterable[str]) -> tuple[tuple[int, ...], ...]:
+        """Each word as it reads at a beginning, and as it reads after a space where that is other tokens."""
+        found: list[tuple[int, ...]] = []
+        for word in bad_words:
+            plain = tuple(self.tokenizer.encode(word.lstrip(), add_special=False))
+            spaced = tuple(self.tokenizer.encode(" " + word.lstrip(), add_special=False))
+            found.append(plain)
+            if spaced[:1] != plain[:1] and len(spaced) == len(plain):
+                found.append(spaced)
+        return tuple(ids for ids in dict.fromkeys(found) if ids)

@@ -1,0 +1,72 @@
+"""The loop, on one screen: schedule, forward, update. `forward` is handed in: a fake is four lines.
+
+Called by LLM (in-process) from one thread. Knows no text; does not retry what an executor raises.
+"""
+
+import time
+from collections.abc import Callable
+
+from penstock.engine.inputs import InputBuilder
+from penstock.errors import EngineError
+from penstock.request import Request
+from penstock.scheduler.scheduler import Scheduler
+from penstock.step import RequestDelta, StepInput, StepOutput
+
+
+class EngineCore:
+    """Requests in, deltas out. `forget` is told of each request that has ended, in whatever way.
+
+    A step that raises has changed nothing that the next one would miss: computed tokens are counted only
+    in `update`, so the same step can be asked for again, or its requests aborted.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        inputs: InputBuilder,
+        forward: Callable[[StepInput], StepOutput],
+        *,
+        forget: Callable[[str], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.scheduler = scheduler
+        self.clock = clock
+        self._inputs = inputs
+        self._forward = forward
+        self._forget = forget
+
+    @property
+    def has_requests(self) -> bool:
+        return bool(self.scheduler.requests)
+
+    def add_request(self, request: Request) -> None:
+        """Queue an admitted request. Raises what `Scheduler.add` refuses."""
+        self.scheduler.add(request)
+
+    def abort(self, request_id: str) -> RequestDelta | None:
+        """End a request in any state; its blocks are free now. None: it has ended before."""
+        delta = self.scheduler.abort(request_id)
+        self._end(request_id)
+        return delta
+
+    def step(self) -> list[RequestDelta] | None:
+        """Run one forward pass over what the scheduler chose.
+
+        None: there is nothing to do. A list may be empty: prompts were read, no token is due yet.
+        """
+        schedule = self.scheduler.schedule(self.clock())
+        if schedule is None:
+            if self.has_requests:
+                raise EngineError("requests wait and none can run; this is a defect of penstock.")
+            return None
+        step_input, layout = self._inputs.build(schedule)
+        output = self._forward(step_input)
+        deltas = self.scheduler.update(schedule, self._inputs.read(layout, output))
+        for delta in deltas:
+            if delta.finish_reason is not None:
+                self._end(delta.request_id)
+        return deltas
+
+    def _end(self, request_id: str) -> None:
+        self._inputs.forget(request_id)
+        self._forget(request_id)

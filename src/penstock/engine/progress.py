@@ -1,0 +1,26 @@
+"""The progress bar of LLM.generate, on standard error and only where somebody watches."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def show_progress(total: int, *, is_shown: bool) -> Iterator[Callable[[int, int], None]]:
+    """Gives `advance(num_finished_now, num_tokens_so_far)`. Imports rich only when a bar is drawn."""
+    if not is_shown or not sys.stderr.isatty():
+        yield lambda _finished, _tokens: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("requests"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[tokens]:,} tokens"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task("requests", total=total, tokens=0)
+        yield lambda num_finished, num_tokens: progress.update(bar, advance=num_finished, tokens=num_tokens)

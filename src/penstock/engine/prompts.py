@@ -1,0 +1,97 @@
+"""A prompt in any of the shapes that users give it -> its token ids. Called by the engine's faces.
+
+Refuses other shapes by name; whether the ids can be served is for admission to say.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from penstock.errors import InvalidRequestError
+from penstock.text.chat_template import ChatTemplate, Message
+from penstock.text.tokenizer import MARK, Tokenizer
+
+Prompt = str | Mapping[str, Any]  # Any: {"prompt": str} or {"prompt_token_ids": [...]}, and "cache_salt"
+Conversation = Sequence[Message]
+KEYS = {"prompt", "prompt_token_ids", "cache_salt"}
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPrompt:
+    """`text` is None where only ids were given."""
+
+    text: str | None
+    token_ids: Sequence[int]
+    cache_salt: str = ""
+
+
+class PromptReader:
+    def __init__(self, tokenizer: Tokenizer, chat_template: ChatTemplate | None) -> None:
+        self._tokenizer = tokenizer
+        self._chat_template = chat_template
+
+    def read(self, prompt: Prompt) -> ReadPrompt:
+        """Encode a text; take ids as they are, and a text beside them for show."""
+        if isinstance(prompt, str):
+            return ReadPrompt(prompt, self._tokenizer.encode(prompt))
+        if not isinstance(prompt, Mapping) or not {"prompt", "prompt_token_ids"} & set(prompt):
+            raise InvalidRequestError(
+                f"a prompt is {prompt!r:.80}; give a text, or a dict with 'prompt' or 'prompt_token_ids'.",
+                param="prompt",
+            )
+        unknown = set(prompt) - KEYS
+        if unknown:
+            raise InvalidRequestError(
+                f"a prompt has the unknown key {min(unknown)!r}; known are {', '.join(sorted(KEYS))}.",
+                param="prompt",
+            )
+        text, ids, salt = prompt.get("prompt"), prompt.get("prompt_token_ids"), prompt.get("cache_salt", "")
+        for key, value, kind in (("prompt", text, str), ("prompt_token_ids", ids, Sequence)):
+            if value is not None and not isinstance(value, kind):
+                raise InvalidRequestError(
+                    f"{key} is {type(value).__name__}; it must be a {kind.__name__.lower()}.", param=key
+                )
+        if not isinstance(salt, str):
+            raise InvalidRequestError(
+                f"cache_salt is {type(salt).__name__}; it must be a text.", param="cache_salt"
+            )
+        return ReadPrompt(text, self._tokenizer.encode(text or "") if ids is None else ids, salt)
+
+    def read_conversation(
+        self,
+        messages: Conversation,
+        *,
+        chat_template: str | None = None,
+        **options: Any,  # Any: what ChatTemplate.render takes
+    ) -> ReadPrompt:
+        """Render with the template given, or the checkpoint's, and encode."""
+        template = self._chat_template
+        if chat_template is not None:
+            specials = {"bos_token": self._tokenizer.bos_token, "eos_token": self._tokenizer.eos_token}
+            template = ChatTemplate(chat_template, {k: v for k, v in specials.items() if v is not None})
+        if template is None:
+            raise InvalidRequestError(
+                "this model has no chat template and knows no roles; give chat_template or use generate().",
+                param="messages",
+            )
+        if not messages or not all(isinstance(message, Mapping) for message in messages):
+            raise InvalidRequestError(
+                "messages are no list of {'role', 'content'} dicts, or an empty one; give at least one.",
+                param="messages",
+            )
+        text = template.render([self._marked(message) for message in messages], **options)
+        return ReadPrompt(text.replace(MARK, ""), self._tokenizer.encode_rendered(text))
+
+    def _marked(self, message: Message) -> Message:
+        """Special tokens in what somebody said stay text; those of the template itself do not."""
+        content = message.get("content")
+        if isinstance(content, str):
+            return {**message, "content": self._tokenizer.mark_specials(content)}
+        if isinstance(content, list):
+            return {**message, "content": [self._marked_part(part) for part in content]}
+        return message
+
+    def _marked_part(self, part: Any) -> Any:  # Any: a foreign part is the template's to judge
+        if isinstance(part, Mapping) and isinstance(part.get("text"), str):
+            return {**part, "text": self._tokenizer.mark_specials(part["text"])}
+        return part
