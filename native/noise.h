@@ -6,10 +6,11 @@
 // words.
 #pragma once
 #include "elementary.h"
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
 
 namespace penstock::PENSTOCK_ISA {
-
-typedef uint64_t W8 __attribute__((vector_size(64)));
 
 // noise() lies in [-kNoiseLow, kNoiseHigh]: 32 ln 2 at word 0, -ln(24 ln 2) at word 2^32 - 1, rounded
 // outwards.
@@ -32,43 +33,56 @@ PENSTOCK_INLINE RoundKeys round_keys(uint64_t seed) {
     return keys;
 }
 
-// The low halves of eight 64-bit lanes, multiplied whole.
-PENSTOCK_INLINE W8 multiply_low(W8 a, W8 b) {
+// As many 64-bit lanes as a register holds, and the product of their low halves.
 #if defined(__AVX512F__)
-    return reinterpret_cast<W8>(_mm512_mul_epu32(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
+constexpr int kWide = 8;
 #elif defined(__AVX2__)
-    __m256i x[2], y[2];
-    std::memcpy(x, &a, 64);
-    std::memcpy(y, &b, 64);
-    x[0] = _mm256_mul_epu32(x[0], y[0]);
-    x[1] = _mm256_mul_epu32(x[1], y[1]);
-    W8 r;
-    std::memcpy(&r, x, 64);
-    return r;
+constexpr int kWide = 4;
+#else
+constexpr int kWide = 2;
+#endif
+typedef uint64_t Wide __attribute__((vector_size(kWide * 8)));
+
+PENSTOCK_INLINE Wide multiply_low(Wide a, Wide b) {
+#if defined(__AVX512F__)
+    return reinterpret_cast<Wide>(
+        _mm512_mul_epu32(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
+#elif defined(__AVX2__)
+    return reinterpret_cast<Wide>(
+        _mm256_mul_epu32(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
+#elif defined(__SSE2__)
+    return reinterpret_cast<Wide>(_mm_mul_epu32(reinterpret_cast<__m128i>(a), reinterpret_cast<__m128i>(b)));
 #else
     return (a & 0xffffffffU) * (b & 0xffffffffU);
 #endif
 }
 
-// words[j] lane l belongs to token 64 * group + 16 * j + l. Blocks of even and odd l run side by side, a
+// words[16 * j + l] belongs to token 64 * group + 16 * j + l. Blocks of even and odd l run side by side, a
 // block in the low half of a lane; the high halves hold what multiply_low ignores.
-PENSTOCK_INLINE void philox(const RoundKeys& keys, uint64_t position, uint64_t group, U16 words[4]) {
-    W8 c[2][4];
-    for (unsigned odd = 0; odd < 2; ++odd) {
-        c[odd][0] = W8{} + (position & 0xffffffffU);
-        c[odd][1] = W8{} + (position >> 32);
-        c[odd][2] = W8{0, 2, 4, 6, 8, 10, 12, 14} + (group * 16 + odd);
-        c[odd][3] = W8{};
-    }
-    for (const auto& k : keys.k)
-        for (auto& s : c) {
-            const W8 p = multiply_low(s[0], W8{} + 0xd2511f53U), q = multiply_low(s[2], W8{} + 0xcd9e8d57U);
-            s[0] = (q >> 32) ^ s[1] ^ (W8{} + k[0]);
-            s[1] = q;
-            s[2] = (p >> 32) ^ s[3] ^ (W8{} + k[1]);
-            s[3] = p;
+PENSTOCK_INLINE void philox(const RoundKeys& keys, uint64_t position, uint64_t group, uint32_t words[64]) {
+    for (int first = 0; first < kLanes; first += 2 * kWide) {
+        Wide c[2][4];
+        for (int odd = 0; odd < 2; ++odd) {
+            c[odd][0] = Wide{} + (position & 0xffffffffU);
+            c[odd][1] = Wide{} + (position >> 32);
+            for (int i = 0; i < kWide; ++i)
+                c[odd][2][i] = group * 16 + static_cast<uint64_t>(first + 2 * i + odd);
+            c[odd][3] = Wide{};
         }
-    for (int j = 0; j < 4; ++j) words[j] = reinterpret_cast<U16>((c[0][j] & 0xffffffffU) | (c[1][j] << 32));
+        for (const auto& k : keys.k)
+            for (auto& s : c) {
+                const Wide p = multiply_low(s[0], Wide{} + 0xd2511f53U);
+                const Wide q = multiply_low(s[2], Wide{} + 0xcd9e8d57U);
+                s[0] = (q >> 32) ^ s[1] ^ (Wide{} + k[0]);
+                s[1] = q;
+                s[2] = (p >> 32) ^ s[3] ^ (Wide{} + k[1]);
+                s[3] = p;
+            }
+        for (int j = 0; j < 4; ++j) {
+            const Wide both = (c[0][j] & 0xffffffffU) | (c[1][j] << 32);
+            std::memcpy(words + j * kLanes + first, &both, sizeof both);
+        }
+    }
 }
 
 // -ln(-ln(1 - v)), v = (word | 1) / 2^32 rounded to float32 and at most 1 - 2^-24: the midpoints of 2^31

@@ -47,13 +47,15 @@ uint64_t draw(const Row& row, uint64_t seed, int64_t position, uint64_t last) {
         const I16 limits = word_limits(needed, alive);
         const float* p = row.chunk(c);
         for (int64_t g = 0; g < 4; ++g) {
-            U16 words[4];
+            uint32_t words[64];
             philox(keys, static_cast<uint64_t>(position), static_cast<uint64_t>(c * 4 + g), words);
             for (int64_t j = 0; j < 4; ++j) {
-                if (!lanes_of(reinterpret_cast<I16>(words[j] >> 1) <= limits)) continue;
+                U16 word;
+                std::memcpy(&word, words + j * kLanes, sizeof word);
+                if (!lanes_of(reinterpret_cast<I16>(word >> 1) <= limits)) continue;
                 const int64_t first = g * 64 + j * kLanes;
                 const F16 d = row.distance(clean(load(p + first)));
-                const F16 score = noise(words[j]) - d;
+                const F16 score = noise(word) - d;
                 uint32_t better = lanes_of((score > set1(best)) & (d <= set1(d_last)));
                 for (; better; better &= better - 1) {
                     const int lane = __builtin_ctz(better);

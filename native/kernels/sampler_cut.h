@@ -45,6 +45,7 @@ PENSTOCK_INLINE F16 mass_as_float(F16 d) {
     p = fma(p, f * f, f) + 1.0f;
     return from_bits(bits(p) + reinterpret_cast<U16>((n + 40) << 23));
 }
+typedef uint64_t W8 __attribute__((vector_size(64)));
 struct Masses {
     W8 half[2];
 };
