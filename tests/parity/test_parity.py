@@ -7,6 +7,7 @@ exceeds 4 times transformers' own largest error.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import ml_dtypes
@@ -15,6 +16,7 @@ import pytest
 from safetensors.numpy import load_file
 from tests.parity.steps import Sequences, argmax_sampler
 
+from penstock.backends.cpu.probe import isas
 from penstock.backends.reference.executor import ReferenceExecutor
 from penstock.model.build import build
 from penstock.model.family import FAMILIES, read_model
@@ -22,6 +24,8 @@ from penstock.model.passes.fuse import fuse
 from penstock.model.program import Program
 from penstock.ops.rounding import to_bfloat16
 from penstock.step import Executor
+from penstock.weights.loader import Wanted, load
+from penstock.weights.reader import read_checkpoint
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "parity"
 MODELS = sorted(folder.name for folder in GOLDENS.iterdir())
@@ -75,9 +79,29 @@ def reference_executor(folder: Path, program: Program) -> Executor:
     )
 
 
-@pytest.fixture(scope="module", params=["reference"])
+def cpu_executor(folder: Path, program: Program, isa: str) -> Executor:
+    """Native kernels of one ISA, over the checkpoint as the loader packs it."""
+    from penstock import _native
+    from penstock.backends.cpu.executor import CpuExecutor
+    from penstock.backends.cpu.lower import Limits
+
+    family = FAMILIES[program.spec.architecture]
+    wanted = [
+        Wanted(u.name, tuple(map(family.names.checkpoint_name, u.sources)), u.shape, u.kind, u.format)
+        for u in program.weights.values()
+    ]
+    weights = load(read_checkpoint(folder), wanted, is_inert=lambda name: False)
+    limits = Limits(max_rows=512, max_logit_rows=512, num_blocks=(NUM_BLOCKS,) * len(program.kv_groups))
+    return CpuExecutor(program, weights, limits, isa=isa, pool=_native.Pool(2))
+
+
+BACKENDS = ["reference", *(f"cpu-{isa}" for isa in isas())]
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
 def make_executor(request: pytest.FixtureRequest) -> MakeExecutor:
-    return {"reference": reference_executor}[request.param]
+    backend, _, isa = request.param.partition("-")
+    return reference_executor if backend == "reference" else partial(cpu_executor, isa=isa)
 
 
 @pytest.fixture(scope="module", params=MODELS)
