@@ -4,7 +4,7 @@ So a preempted, replayed, speculated or re-batched request draws the same tokens
 words and, but for one rounding in 2^29, equal noise. Called by `sampler` and `params.seeds_of`.
 
 Philox4x32-10: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3". Key = seed; counter =
-(position low, position high, block, purpose). Token t takes word (t // 16) % 4 of block t // 64 * 16 + t % 16.
+(position low, position high, block, purpose). Token t takes word t // 16 % 4 of block t // 64 * 16 + t % 16.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from penstock.sampling.elementary import Floats, log, log_reduced, reduce
 
-# `gumbel` lies in [-NOISE_LOW, NOISE_HIGH]: 32 ln 2 at word 0, -ln(24 ln 2) at word 2^32 - 1, rounded outwards.
+# `gumbel` lies in [-NOISE_LOW, NOISE_HIGH]: from -ln(24 ln 2) at word 2^32 - 1 to 32 ln 2 at word 0.
 NOISE_HIGH = 22.180712
 NOISE_LOW = 2.811541
 
@@ -51,14 +51,13 @@ def philox(seed: int, counter: tuple[int, int], blocks: NDArray[np.uint64], purp
 def token_words(seed: int, position: int, vocab_size: int) -> Words:
     """The word of every token id below `vocab_size`."""
     groups = -(-vocab_size // 64)
-    words = philox(
-        seed, (position & _MASK, position >> 32 & _MASK), np.arange(groups * 16, dtype=np.uint64), PURPOSE_TOKENS
-    )
+    counter = position & _MASK, position >> 32 & _MASK
+    words = philox(seed, counter, np.arange(groups * 16, dtype=np.uint64), PURPOSE_TOKENS)
     return words.reshape(groups, 16, 4).transpose(0, 2, 1).reshape(-1)[:vocab_size]
 
 
 def gumbel_of_words(words: Words) -> Floats:
-    """-ln(-ln(1 - v)), v = (word | 1) / 2^32 in float32, at most 1 - 2^-24: the midpoints of 2^31 equal cells.
+    """-ln(-ln(1 - v)), v = (word | 1) / 2^32 in float32 and at most 1 - 2^-24: midpoints of 2^31 cells.
 
     Large noise comes from small v, where float32 is finest, so that even a token of probability 1e-9 keeps
     its share (u = 1 - v in float32 would cut the tail at 2^-24).

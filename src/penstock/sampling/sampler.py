@@ -1,4 +1,4 @@
-"""From logits to tokens, in numpy and obviously right: the definition that native/kernels/sampler.cpp follows.
+"""From logits to tokens, in numpy and obviously right: the definition native/kernels/sampler.cpp follows.
 
 Called by the reference executor; the contract test holds the native sampler against it. Row by row, so no row
 sees another. Gumbel-max: the argmax of log p + noise is a draw from p (Gumbel 1954; Maddison et al. 2014,
@@ -139,7 +139,7 @@ def _is_allowed(vocab_size: int, rows: SamplingRows, r: int) -> Bools:
 
 
 def _lowest_allowed(vocab_size: int, rows: SamplingRows, r: int) -> int:
-    """Where nothing is above -inf: the lowest id neither mask nor bias forbids, else the mask's lowest, else 0."""
+    """Where all is -inf: the lowest id neither mask nor bias forbids, else the mask's lowest, else 0."""
     allowed = np.ones(vocab_size, np.bool_) if rows.allowed is None else _is_allowed(vocab_size, rows, r)
     banned = slice(rows.bias_start[r], rows.bias_start[r + 1])
     free = allowed.copy()
