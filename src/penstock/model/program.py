@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from penstock.model.spec import KVGroupSpec, ModelSpec
-from penstock.ops.contract import Array, Cost, Dim, Op, Sizes, Widths
+from penstock.ops.attention import attention
+from penstock.ops.contract import Array, Cost, Dim, Op, Sizes
 from penstock.weights.format import FORMATS
 
 WeightKind = Literal["linear", "vector", "embedding"]
@@ -90,19 +91,16 @@ class Program:
         """The price of every call, weights as packed in their formats. `sizes` holds T, R, B and S, the
         tokens that a row attends to, on average."""
         shapes = self._shapes(sizes)
-        kv_bytes = {f"kv.{k.layer}": 4.0 if k.dtype == "float32" else 2.0 for k in self.kv_layers}
+        element_bytes = {f"weights.{use.name}": self._weight_bytes(use) for use in self.weights.values()}
+        element_bytes |= {f"kv.{k.layer}": _ELEMENT_BYTES[k.dtype] for k in self.kv_layers}
         for call in self.calls:
             bound = _bind(call, shapes, sizes)
             shapes[call.output] = tuple(dim.size(bound) for dim in call.op.output.dims or ())
-            widths: dict[str, float] = {}
-            for operand, name in zip(call.op.inputs, call.inputs, strict=True):
-                if name is None:
-                    widths[operand.name] = 0.0
-                elif name.startswith("weights."):
-                    widths[operand.name] = self._weight_bytes(self.weights[name.removeprefix("weights.")])
-                elif name in kv_bytes:
-                    widths[operand.name] = kv_bytes[name]
-            yield call, call.op.cost(bound, _with_operand_widths(call, widths))
+            if call.op is not attention:  # its `to` is of the probabilities
+                element_bytes[call.output] = _ELEMENT_BYTES[call.attrs.get("to", "float32")]
+            named = zip((*call.op.inputs, call.op.output), (*call.inputs, call.output), strict=True)
+            widths = {o.name: 0.0 if name is None else element_bytes.get(name, 4.0) for o, name in named}
+            yield call, call.op.cost(bound, widths)
 
     def cost(self, sizes: Sizes) -> Cost:
         """The price of one step: the sum of `costs`."""
@@ -120,19 +118,13 @@ class Program:
         shapes: dict[str, tuple[int, ...]] = {
             f"weights.{use.name}": use.shape for use in self.weights.values()
         }
+        shapes |= {name: value.shape for name, value in self.constants.items()}
         shapes |= {"step.tokens": (sizes["T"],), "step.positions": (sizes["T"],)}
         shapes |= {"step.row_request": (sizes["T"],), "step.logit_rows": (sizes["R"],)}
         return shapes
 
 
-_OPERAND_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0}
-
-
-def _with_operand_widths(call: Call, widths: Widths) -> Widths:
-    """An operand of a matrix product is as wide as what it was rounded to."""
-    if "to" in call.attrs and call.op.output.dims is not None and call.op.name != "attention":
-        return {**widths, call.op.output.name: _OPERAND_BYTES[call.attrs["to"]]}
-    return widths
+_ELEMENT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0}
 
 
 def _bind(call: Call, shapes: Mapping[str, tuple[int, ...]], sizes: Sizes) -> dict[str, int]:

@@ -10,7 +10,7 @@ import numpy as np
 from penstock.ops.contract import Array, op
 
 INT8_BLOCK: Final = 128  # values of a row that share one int8 scale
-INT8_SMALLEST: Final = np.float32(2**-120)  # a block of smaller values is zero: 127 / amax would overflow
+INT8_SMALLEST: Final = np.float32(2**-118)  # smaller blocks are zero: 127 / amax must be finite
 _MANTISSA_MASK: Final = np.uint32(0xFFFF0000)
 
 
@@ -26,14 +26,18 @@ def to_bfloat16(x: Array) -> Array:
 
 
 def through_int8(x: Array) -> Array:
-    """Every row, 128 values at a time, as int8 codes times a scale: rne(x * (127 / amax)) * (amax / 127)."""
+    """Every row, 128 values at a time, as int8 codes times a scale: rne(x * (127 / amax)) * (amax / 127).
+
+    A block that holds NaN or Inf is all NaN.
+    """
     y = np.empty_like(x, dtype=np.float32)
     for begin in range(0, x.shape[1], INT8_BLOCK):
         block = x[:, begin : begin + INT8_BLOCK]
         amax = np.abs(block).max(axis=1, keepdims=True)
         inverse = np.divide(np.float32(127), amax, out=np.zeros_like(amax), where=amax >= INT8_SMALLEST)
-        code = np.rint(block * inverse)
-        y[:, begin : begin + INT8_BLOCK] = code * (amax * np.float32(1 / 127))
+        code = np.rint(np.where(np.isfinite(amax), block, np.float32(0)) * inverse)
+        scale = np.where(np.isfinite(amax), amax * np.float32(1 / 127), np.float32(np.nan))
+        y[:, begin : begin + INT8_BLOCK] = code * scale
     return y
 
 

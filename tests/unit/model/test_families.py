@@ -1,0 +1,277 @@
+"""Every stored config.json is read completely, or refused by name; and nobody else's mistake gets through."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penstock.errors import ModelLoadError
+from penstock.model.family import FAMILIES, read_model
+from penstock.model.generation import read_generation
+
+CHECKPOINTS = Path(__file__).parents[2] / "fixtures" / "checkpoints"
+EXPECTATIONS = json.loads((CHECKPOINTS / "expectations.json").read_text())
+READ = [name for name, e in EXPECTATIONS.items() if e["expect"] == "read"]
+REFUSED = [name for name, e in EXPECTATIONS.items() if e["expect"] == "refused"]
+
+LLAMA: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 2,
+    "vocab_size": 100,
+    "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 512,
+    "rope_theta": 10000.0,
+    "torch_dtype": "bfloat16",
+}
+QWEN2 = LLAMA | {"architectures": ["Qwen2ForCausalLM"]}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_widely_used_checkpoint_is_read(name):
+    spec = read_model(CHECKPOINTS / name)
+    config = json.loads((CHECKPOINTS / name / "config.json").read_text())
+
+    assert spec.num_layers == config["num_hidden_layers"]
+    assert spec.vocab_size == config["vocab_size"]
+    assert spec.max_context >= config["max_position_embeddings"]
+    assert spec.dtype == config.get("torch_dtype", config.get("dtype"))
+    assert spec.layers[0].attention.num_heads == config["num_attention_heads"]
+    assert set(range(spec.num_layers)) == {layer for group in spec.kv_groups() for layer in group.layers}
+    assert read_generation(CHECKPOINTS / name).eos_token_ids
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_checkpoint_that_would_be_served_wrongly_is_refused_by_name(name):
+    with pytest.raises(ModelLoadError) as caught:
+        read_model(CHECKPOINTS / name)
+
+    assert any(word in str(caught.value) for word in EXPECTATIONS[name]["key_or_reason"].split("|"))
+    assert caught.value.code in {"bad_config", "unsupported_architecture"}
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [name for name in READ if name.endswith("-v5")])
+def test_the_newer_spelling_says_the_same_as_the_older_one(name):
+    assert read_model(CHECKPOINTS / name) == read_model(CHECKPOINTS / name.removesuffix("-v5"))
+
+
+def test_there_are_at_least_thirty_that_are_read():
+    assert len(READ) >= 30
+
+
+def test_facts_of_known_models():
+    llama, nemo, qwen3 = (
+        read_model(CHECKPOINTS / n) for n in ("llama-3.1-8b", "mistral-nemo-base-2407", "qwen3-8b")
+    )
+
+    assert llama.layers[0].attention.rope.kind == "llama3"
+    assert llama.layers[0].attention.rope.original_max_position == 8192
+    assert (nemo.layers[0].attention.head_dim, nemo.hidden_size) == (128, 5120)
+    assert nemo.layers[0].attention.scale == pytest.approx(128**-0.5)
+    assert qwen3.layers[0].attention.qk_norm == qwen3.final_norm
+    assert not qwen3.layers[0].attention.qkv_bias
+    assert read_model(CHECKPOINTS / "qwen2-7b").layers[0].attention.qkv_bias
+    assert read_model(CHECKPOINTS / "mistral-7b-v0.1").layers[0].attention.window == 4096
+    assert read_model(CHECKPOINTS / "mistral-7b-instruct-v0.2").layers[0].attention.window is None
+    assert read_model(CHECKPOINTS / "llama-3.2-1b-instruct").tie_embeddings
+
+
+def test_scalings_stretch_the_context_they_say():
+    assert read_model(CHECKPOINTS / "solar-0-70b").max_context == 8192
+    assert read_model(CHECKPOINTS / "qwen3-8b-yarn").max_context == 131072
+    assert read_model(CHECKPOINTS / "deepseek-coder-6.7b-instruct").max_context == 16384
+    assert (
+        read_model(
+            LLAMA | {"rope_scaling": {"type": "linear", "factor": 4}, "max_sequence_length": 2048}
+        ).max_context
+        == 2048
+    )
+
+
+def test_mistral_without_a_word_has_its_default_window_and_null_has_none():
+    mistral = LLAMA | {"architectures": ["MistralForCausalLM"]}
+
+    assert read_model(mistral).layers[0].attention.window == 4096
+    assert read_model(mistral | {"sliding_window": None}).layers[0].attention.window is None
+
+
+def test_qwen_windows_begin_at_a_layer_and_make_two_kv_groups():
+    old = QWEN2 | {"use_sliding_window": True, "sliding_window": 32, "max_window_layers": 1}
+    new = QWEN2 | {
+        "use_sliding_window": True,
+        "sliding_window": 32,
+        "layer_types": ["full_attention", "sliding_attention"],
+    }
+    groups = read_model(old).kv_groups()
+
+    assert [(g.layers, g.window) for g in groups] == [((0,), None), ((1,), 32)]
+    assert read_model(new) == read_model(old)
+
+
+def test_llama_biases_are_read():
+    attention = read_model(LLAMA | {"attention_bias": True, "mlp_bias": True}).layers[0].attention
+
+    assert attention.qkv_bias
+    assert attention.o_bias
+
+
+HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
+    "no layers": ({"num_hidden_layers": 0}, "num_hidden_layers"),
+    "negative layers": ({"num_hidden_layers": -1}, "num_hidden_layers"),
+    "a billion layers": ({"num_hidden_layers": 10**9}, "num_hidden_layers"),
+    "no vocabulary": ({"vocab_size": 0}, "vocab_size"),
+    "huge vocabulary": ({"vocab_size": 2**40}, "vocab_size"),
+    "string for int": ({"hidden_size": "64"}, "hidden_size"),
+    "float for int": ({"hidden_size": 64.0}, "hidden_size"),
+    "bool for int": ({"num_hidden_layers": True}, "num_hidden_layers"),
+    "list for int": ({"vocab_size": [1]}, "vocab_size"),
+    "hidden not divisible": ({"num_attention_heads": 3, "num_key_value_heads": 3}, "hidden_size"),
+    "kv heads not dividing": ({"num_key_value_heads": 3}, "num_key_value_heads"),
+    "more kv heads than heads": ({"num_key_value_heads": 8}, "num_key_value_heads"),
+    "odd head": ({"head_dim": 33}, "head_dim"),
+    "no head": ({"head_dim": 0}, "head_dim"),
+    "huge head": ({"head_dim": 2**20}, "head_dim"),
+    "no context": ({"max_position_embeddings": 0}, "max_position_embeddings"),
+    "absurd context": ({"max_position_embeddings": 2**40}, "max_position_embeddings"),
+    "theta 0": ({"rope_theta": 0}, "rope_theta"),
+    "theta NaN": ({"rope_theta": float("nan")}, "rope_theta"),
+    "theta infinite": ({"rope_theta": float("inf")}, "rope_theta"),
+    "theta string": ({"rope_theta": "10000"}, "rope_theta"),
+    "eps 0": ({"rms_norm_eps": 0}, "rms_norm_eps"),
+    "eps huge": ({"rms_norm_eps": 1e9}, "rms_norm_eps"),
+    "other activation": ({"hidden_act": "gelu"}, "hidden_act"),
+    "window in a llama": ({"sliding_window": 4096}, "sliding_window"),
+    "interleaved rope": ({"rope_interleaved": True}, "rope_interleaved"),
+    "quantized": ({"quantization_config": {"quant_method": "nobody"}}, "quantization_config"),
+    "remote code": ({"auto_map": {"AutoModel": "evil.Model"}}, "auto_map"),
+    "unknown dtype": ({"torch_dtype": "float8_e4m3fn"}, "torch_dtype"),
+    "two dtypes": ({"dtype": "float16"}, "torch_dtype"),
+    "tied by a string": ({"tie_word_embeddings": "yes"}, "tie_word_embeddings"),
+    "scaling is a list": ({"rope_scaling": []}, "rope_scaling"),
+    "unknown scaling": ({"rope_scaling": {"type": "mrope", "factor": 2}}, "mrope"),
+    "scaling without factor": ({"rope_scaling": {"type": "linear"}}, "rope_scaling.factor"),
+    "scaling by 0": ({"rope_scaling": {"type": "linear", "factor": 0}}, "rope_scaling.factor"),
+    "unknown key of a scaling": ({"rope_scaling": YARN | {"finetuned": True}}, "rope_scaling.finetuned"),
+    "two types": ({"rope_scaling": YARN | {"type": "linear"}}, "rope_scaling.type"),
+    "two ropes": ({"rope_scaling": YARN, "rope_parameters": YARN}, "rope_parameters"),
+    "two thetas": ({"rope_parameters": YARN | {"rope_theta": 5.0}}, "rope_parameters.rope_theta"),
+    "betas swapped": ({"rope_scaling": YARN | {"beta_fast": 1, "beta_slow": 32}}, "beta_fast"),
+    "bands swapped": ({"rope_scaling": LLAMA3 | {"high_freq_factor": 1.0}}, "high_freq_factor"),
+    "short factors": (
+        {"rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [1.0] * 8}},
+        "short_factor",
+    ),
+    "negative factors": (
+        {"rope_scaling": {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [-1.0] * 8}},
+        "long_factor",
+    ),
+    "partial rotation": ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_absurd_values_are_refused_by_name(case):
+    changes, word = HOSTILE[case]
+    with pytest.raises(ModelLoadError) as caught:
+        read_model(LLAMA | changes)
+
+    assert caught.value.code == "bad_config"
+    assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "key", ["hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size", "rms_norm_eps"]
+)
+def test_a_missing_key_is_named(key):
+    with pytest.raises(ModelLoadError, match=f'"{key}" is missing'):
+        read_model({k: v for k, v in LLAMA.items() if k != key})
+
+
+def test_a_misspelt_key_is_named_with_the_one_that_was_meant():
+    with pytest.raises(ModelLoadError, match=r"num_hidden_layer.*num_hidden_layers"):
+        read_model(LLAMA | {"num_hidden_layer": 3})
+    with pytest.raises(ModelLoadError, match=r"hidden_size.*there is 'hiden_size'"):
+        read_model({("hiden_size" if k == "hidden_size" else k): v for k, v in LLAMA.items()})
+
+
+@pytest.mark.parametrize("key", ["temperature_scaling", "attention_sinks", "x" * 500])
+def test_a_key_that_nobody_knows_is_refused(key):
+    with pytest.raises(ModelLoadError) as caught:
+        read_model(LLAMA | {key: 1})
+
+    assert key[:50] in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("names", [None, [], "LlamaForCausalLM", ["LlamaForCausalLM", "X"], [3], ["llama"]])
+def test_an_architecture_must_be_one_that_is_known(names):
+    with pytest.raises(ModelLoadError, match="LlamaForCausalLM") as caught:
+        read_model(LLAMA | {"architectures": names})
+
+    assert caught.value.code == "unsupported_architecture"
+
+
+def test_qwen_layer_types_must_fit_the_rest():
+    for types, word in (
+        (["full_attention"], "entries"),
+        (["full_attention", "linear"], "linear"),
+        (7, "list"),
+    ):
+        with pytest.raises(ModelLoadError, match=word):
+            read_model(QWEN2 | {"layer_types": types})
+    with pytest.raises(ModelLoadError, match="no sliding window in use"):
+        read_model(QWEN2 | {"layer_types": ["sliding_attention"] * 2})
+
+
+def test_every_family_is_one_of_this_step():
+    assert list(FAMILIES) == [
+        "LlamaForCausalLM",
+        "MistralForCausalLM",
+        "Qwen2ForCausalLM",
+        "Qwen3ForCausalLM",
+    ]
+
+
+FILES: dict[str, bytes] = {
+    "empty": b"",
+    "not JSON": b"<html>",
+    "cut off": b'{"hidden_size": 64',
+    "a list": b"[]",
+    "not UTF-8": b'{"a": "\xff"}',
+    "NaN": b'{"rope_theta": NaN}',
+    "a key twice": b'{"vocab_size": 1, "vocab_size": 2}',
+    "a depth bomb": b'{"a":' * 200_000,
+    "a number bomb": b'{"vocab_size": ' + b"9" * 10_000 + b"}",
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_broken_file_is_one_clear_line(case, tmp_path):
+    (tmp_path / "config.json").write_bytes(FILES[case])
+    with pytest.raises(ModelLoadError) as caught:
+        read_model(tmp_path)
+
+    assert caught.value.code == "bad_config"
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_a_folder_and_a_giant_are_refused(tmp_path):
+    with pytest.raises(ModelLoadError, match="missing"):
+        read_model(tmp_path)
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(ModelLoadError, match="not a file"):
+        read_model(tmp_path)
+    giant = tmp_path / "giant"
+    giant.mkdir()
+    (giant / "config.json").write_bytes(b" " * (5 << 20))
+    with pytest.raises(ModelLoadError, match="larger"):
+        read_model(giant)
