@@ -3,14 +3,14 @@
 Called by the engine's faces. Raises InvalidRequestError naming the parameter; nothing is clamped or cut.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from penstock.errors import ContextLengthError, InvalidRequestError
 from penstock.model.generation import GenerationDefaults
 from penstock.request import Request, SamplingParams
-from penstock.sampling.params import check, seeds_of
+from penstock.sampling.params import bad_word_ids, check, seeds_of
 from penstock.text.tokenizer import Tokenizer
 
 SAMPLING_DEFAULTS = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty")
@@ -49,12 +49,12 @@ class Admission:
 
         `output_tokens` were emitted before a restart: the request goes on after them.
         """
-        check(params, self.vocab_size)
+        check(params, self.vocab_size, self.max_context)
         prompt = self._checked_prompt(prompt_tokens)
         max_output_tokens = self._max_output_tokens(len(prompt), params)
         seed = self._draw_seed() if params.seed is None else params.seed
         stop_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self.eos_ids)
-        bad_token_ids = self._bad_token_ids(params.bad_words)
+        bad_token_ids = tuple(bad_word_ids(params, self._encode))
         return [
             Request(
                 request_id=request_id if params.n == 1 else f"{request_id}/{index}",
@@ -94,6 +94,11 @@ class Admission:
                 f"prompt has {num_prompt:,} tokens; the context holds {self.max_context:,} and one is "
                 "needed for the answer. Shorten the prompt or raise max_context."
             )
+        if params.min_tokens > room:
+            raise ContextLengthError(
+                f"prompt has {num_prompt:,} tokens and min_tokens={params.min_tokens:,} more are asked for; "
+                f"the context holds {self.max_context:,}. Ask for at most {room:,}, or raise max_context."
+            )
         if params.max_tokens is None:
             return room
         if params.max_tokens > room:
@@ -116,13 +121,5 @@ class Admission:
         self._last_arrival_s = max(now_s, self._last_arrival_s + 1e-6)
         return self._last_arrival_s
 
-    def _bad_token_ids(self, bad_words: Iterable[str]) -> tuple[tuple[int, ...], ...]:
-        """Each word as it reads at a beginning, and as it reads after a space where that is other tokens."""
-        found: list[tuple[int, ...]] = []
-        for word in bad_words:
-            plain = tuple(self.tokenizer.encode(word.lstrip(), add_special=False))
-            spaced = tuple(self.tokenizer.encode(" " + word.lstrip(), add_special=False))
-            found.append(plain)
-            if spaced[:1] != plain[:1] and len(spaced) == len(plain):
-                found.append(spaced)
-        return tuple(ids for ids in dict.fromkeys(found) if ids)
+    def _encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special=False)

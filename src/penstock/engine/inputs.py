@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from penstock.request import Request, SamplingParams
-from penstock.sampling.params import RowRequest, make_rows
+from penstock.sampling.rows import RowRequest, make_rows
 from penstock.step import Drawn, Schedule, ScheduledRequest, StepInput, StepOutput
 
 TokenLogprobs = dict[int, tuple[float, int]]
@@ -194,7 +194,7 @@ def _draw_row(request: Request, slot: _Slot) -> RowRequest:
     row = slot.row
     row.position = len(request.output_tokens)
     if slot.changes_bans:
-        row.banned = banned_ids(request, request.output_tokens)
+        row.banned = _banned_ids(request, request.output_tokens)
     return row
 
 
@@ -210,7 +210,7 @@ def _draft_rows(request: Request, slot: _Slot, scheduled: ScheduledRequest) -> l
                 position=len(output_tokens),
                 prompt_tokens=request.prompt_tokens,
                 output_tokens=output_tokens,
-                banned=banned_ids(request, output_tokens),
+                banned=_banned_ids(request, output_tokens),
                 num_logprobs=slot.row.num_logprobs,
             )
         )
@@ -241,12 +241,7 @@ def _read_logprobs(layout: Layout, output: StepOutput, sampled: list[int]) -> li
     return found
 
 
-def banned_ids(request: Request, output_tokens: Sequence[int]) -> tuple[int, ...]:
-    """Ids that may not come next: stop ids before min_tokens, the last id of a bad word whose others came."""
-    banned: list[int] = []
-    if len(output_tokens) < request.params.min_tokens:
-        banned += sorted(request.stop_ids)
-    for *begin, last in request.bad_token_ids:
-        if not begin or list(output_tokens[-len(begin) :]) == begin:
-            banned.append(last)
-    return tuple(dict.fromkeys(banned))
+def _banned_ids(request: Request, output_tokens: Sequence[int]) -> list[int]:
+    """Ids that may not come next: stop ids before min_tokens, the last of a bad word whose others came."""
+    held_back = request.stop_ids if len(output_tokens) < request.params.min_tokens else ()
+    return sorted({*held_back, *banned_now(request.bad_token_ids, output_tokens)})

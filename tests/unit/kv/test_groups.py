@@ -1,0 +1,82 @@
+"""Bytes of a block, and the split of memory among KV groups."""
+
+import pytest
+
+from penstock.errors import OutOfMemoryError
+from penstock.kv.groups import KVGroup, make_groups, peak_blocks, split_blocks, total_bytes
+from penstock.model.spec import KVGroupSpec
+
+
+def groups_of(*windows, bytes_per_block=100):
+    return [KVGroup((g,), w, "full", bytes_per_block) for g, w in enumerate(windows)]
+
+
+def test_a_block_costs_its_tokens_in_every_layer_of_the_group():
+    full, near = make_groups(
+        [KVGroupSpec((0, 2), None), KVGroupSpec((1,), 16)], [10, 20, 30], block_size=64
+    )
+
+    assert full == KVGroup((0, 2), None, "full", 64 * 40)
+    assert near == KVGroup((1,), 16, "window", 64 * 20)
+
+
+@pytest.mark.parametrize("block_size", [1, 2, 4])
+@pytest.mark.parametrize("window", [1, 2, 3, 4, 5, 8, 9])
+@pytest.mark.parametrize("step_tokens", [1, 2, 3, 7])
+def test_peak_is_never_less_than_what_a_window_really_holds(window, block_size, step_tokens):
+    num_tokens = 30
+    most = 0
+    held_from = 0
+    for start in range(0, num_tokens, step_tokens):
+        end = min(num_tokens, start + step_tokens)
+        most = max(most, -(-end // block_size) - held_from)
+        full = end // block_size
+        held_from = max(held_from, min((full * block_size - window + 1) // block_size, full - 1))
+    peak = peak_blocks(window, num_tokens, step_tokens=step_tokens, block_size=block_size)
+
+    assert most <= peak
+    if step_tokens == 1:
+        assert peak == most
+
+
+def test_a_group_without_a_window_holds_everything():
+    assert peak_blocks(None, 129, step_tokens=1, block_size=64) == 3
+
+
+def test_all_groups_run_out_at_the_same_number_of_requests():
+    groups = groups_of(None, 64)
+    split = split_blocks(
+        groups,
+        memory_bytes=100_000,
+        max_context=640,
+        max_requests=1_000,
+        max_step_tokens=64,
+        block_size=64,
+    )
+    needs = [peak_blocks(g.window, 640, step_tokens=64, block_size=64) for g in groups]
+    requests = [(n - 1) / need for n, need in zip(split, needs, strict=True)]
+
+    assert total_bytes(groups, split) <= 100_000
+    assert total_bytes(groups, split) > 100_000 - 100 * sum(needs)
+    assert abs(requests[0] - requests[1]) < 1
+
+
+def test_no_more_is_reserved_than_all_requests_need():
+    split = split_blocks(
+        groups_of(None),
+        memory_bytes=10**9,
+        max_context=100,
+        max_requests=3,
+        max_step_tokens=64,
+        block_size=64,
+    )
+
+    assert split == (1 + 3 * 2,)
+
+
+def test_exactly_one_request_fits_or_the_numbers_are_told():
+    options = {"max_context": 128, "max_requests": 4, "max_step_tokens": 64, "block_size": 64}
+
+    assert split_blocks(groups_of(None), memory_bytes=300, **options) == (3,)
+    with pytest.raises(OutOfMemoryError, match="128 tokens take 300 bytes; 299 are planned"):
+        split_blocks(groups_of(None), memory_bytes=299, **options)
