@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from tools.train.recipe import ModelShape
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy, linear, rms_norm, scaled_dot_product_attention, silu
 
 
 class RMSNorm(nn.Module):
@@ -21,7 +21,7 @@ class RMSNorm(nn.Module):
         self._eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, (x.shape[-1],), self.weight, self._eps)
+        return rms_norm(x, (x.shape[-1],), self.weight, self._eps)
 
 
 class Attention(nn.Module):
@@ -43,8 +43,9 @@ class Attention(nn.Module):
         group = self._heads // self._kv_heads
         k = _rotate(k, cos, sin).repeat_interleave(group, dim=1)
         v = v.repeat_interleave(group, dim=1)
-        y = F.scaled_dot_product_attention(_rotate(q, cos, sin), k, v, is_causal=True)
-        return self.o_proj(y.transpose(1, 2).reshape(rows, length, -1))
+        y = scaled_dot_product_attention(_rotate(q, cos, sin), k, v, is_causal=True)
+        out: Tensor = self.o_proj(y.transpose(1, 2).reshape(rows, length, -1))
+        return out
 
 
 class MLP(nn.Module):
@@ -57,7 +58,8 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(shape.intermediate_size, shape.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        out: Tensor = self.down_proj(silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
 
 
 class Layer(nn.Module):
@@ -72,7 +74,8 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), cos, sin)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return out
 
 
 class Decoder(nn.Module):
@@ -90,16 +93,16 @@ class Decoder(nn.Module):
         x = self.embed_tokens(tokens)
         for layer in self.layers:
             x = layer(x, cos, sin)
-        return self.norm(x)
+        out: Tensor = self.norm(x)
+        return out
 
     def logits(self, tokens: Tensor) -> Tensor:
-        return F.linear(self(tokens), self.embed_tokens.weight)
+        return linear(self(tokens), self.embed_tokens.weight)
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Mean nats per target; a target of -100 does not count."""
-        return F.cross_entropy(
-            self.logits(tokens).flatten(0, 1).float(), targets.flatten(), ignore_index=-100
-        )
+        logits = self.logits(tokens).flatten(0, 1).float()
+        return cross_entropy(logits, targets.flatten(), ignore_index=-100)
 
     def checkpoint_names(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter under the name that `LlamaForCausalLM` gives it."""

@@ -62,6 +62,6 @@ class Recipe:
 TINY = Recipe(
     name="penstock-tiny",
     shape=ModelShape(),
-    stable=Stage("stable", 1200, rows_per_step=8, row_tokens=512, code=1.0, prose=0.5, chat=0.0, fim=0.0),
-    anneal=Stage("anneal", 400, rows_per_step=2, row_tokens=2048, code=0.25, prose=0.05, chat=0.6, fim=0.2),
+    stable=Stage("stable", 541, rows_per_step=8, row_tokens=512, code=1.0, prose=0.5, chat=0.0, fim=0.0),
+    anneal=Stage("anneal", 188, rows_per_step=2, row_tokens=2048, code=0.25, prose=0.05, chat=0.6, fim=0.2),
 )
