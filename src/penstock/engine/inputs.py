@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from penstock.request import Request, SamplingParams
+from penstock.sampling.params import banned_now
 from penstock.sampling.rows import RowRequest, make_rows
 from penstock.step import Drawn, Schedule, ScheduledRequest, StepInput, StepOutput
 
