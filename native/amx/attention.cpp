@@ -24,9 +24,9 @@ void configure_rows(int64_t num_rows) {
     configure(config);
 }
 
-// Where A and B of step k are, and where C goes. The columns of B lie b_group bytes apart.
+// 32 of K: a[rows][32] with rows a_stride bytes apart, and the first of B's groups of 16 columns.
 struct TileStep {
-    const std::byte* a;  // [rows][32] of step k, a_stride bytes apart
+    const std::byte* a;
     int64_t a_stride;
     const std::byte* b;
 };
@@ -82,7 +82,6 @@ PENSTOCK_INLINE void prefetch(const std::byte* p, int64_t bytes) {
 }
 
 struct TileProducts {
-    static constexpr int64_t kRows = 32;
     static constexpr bool kIsFloat32 = false;
 
     static uint16_t* queries(const AttentionTile& tile) { return reinterpret_cast<uint16_t*>(tile.a); }

@@ -148,7 +148,7 @@ PENSTOCK_INLINE void multiply_rows(Step<T> step, int64_t num_rows, int64_t b_row
 
 template <class T>
 struct FmaProducts {
-    static constexpr int64_t kRows = 24, kAheadBytes = 12288;
+    static constexpr int64_t kAheadBytes = 12288;
     static constexpr bool kIsFloat32 = sizeof(T) == 4;
 
     static void prepare(AttentionTile& tile) {

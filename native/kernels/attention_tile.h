@@ -2,7 +2,7 @@
 // (kernels.md 5.2).
 //
 // The products come as a type with static functions, so that FMA and AMX share every other rounding:
-//     using Products = ... { kRows: rows of a tile;  kIsFloat32;
+//     using Products = ... { kIsFloat32
 //         prepare(tile)          widen or copy what it wants of tile.q
 //         scores(tile)           tile.s[row][token - split_begin] for tokens [key_begin, key_end), from +0
 //         values(tile) }         tile.o[row][d] over tokens [value_begin, value_end), from +0
@@ -259,8 +259,8 @@ PENSTOCK_INLINE void attend(const AttentionArgs& args, const Batch& batch, int64
         }
         for (int64_t i = 0; i < pass_end - pass; ++i) states[i] = {0.0f, 0.0f, false};
         for (tile.split_begin = first / split * split; tile.split_begin < last; tile.split_begin += split) {
-            for (int64_t at = pass; at < pass_end; at += Products::kRows) {
-                tile.num_rows = pass_end - at < Products::kRows ? pass_end - at : Products::kRows;
+            for (int64_t at = pass; at < pass_end; at += kMaxTileRows) {
+                tile.num_rows = pass_end - at < kMaxTileRows ? pass_end - at : kMaxTileRows;
                 int64_t begin[kMaxTileRows], end[kMaxTileRows];
                 for (int64_t i = 0; i < tile.num_rows; ++i) {
                     const int64_t t = row_begin + (at + i) / group, head = kv_head * group + (at + i) % group;
