@@ -243,7 +243,8 @@ void keep_typical(const Row& row, float typical_p, uint64_t last, const CutSpace
         float x[kLanes];
         for (int64_t j = 0; j < kLanes; ++j) x[j] = i + j < n ? row.x[keys[i + j] & 0xffffffffU] : -kInfinity;
         const Masses m = as_integers(mass_as_float(row.distance(clean(load(x)))));
-        for (int64_t j = 0; j < kLanes && i + j < n && static_cast<double>(before) < limit; ++j) {
+        for (int64_t j = 0; j < kLanes && i + j < n; ++j) {
+            if (kept > 0 && !(static_cast<double>(before) < limit)) break;
             spare[kept++] = make_key(x[j], static_cast<int64_t>(keys[i + j] & 0xffffffffU));
             before += m.half[j / 8][j % 8];
         }

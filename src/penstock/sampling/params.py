@@ -31,7 +31,7 @@ _REALS = {
     "presence_penalty": (-2.0, 2.0, True, "it is taken from the logits of tokens drawn before"),
     "frequency_penalty": (-2.0, 2.0, True, "it is taken from the logits of tokens drawn before, each time"),
 }
-_FLAGS = ("include_stop_str_in_output", "ignore_eos", "skip_special_tokens", "spaces_between_special_tokens")
+_FLAGS = ("include_stop_str_in_output", "ignore_eos", "skip_special_tokens")
 
 
 def check(params: SamplingParams, vocab_size: int, max_context: int) -> None:

@@ -37,7 +37,7 @@ class History:
 
     def __init__(self, prompt_tokens: Sequence[int]) -> None:
         self._prompt = np.unique(np.asarray(prompt_tokens, np.int32))
-        self._read: Sequence[int] = ()
+        self._read: Sequence[int] | None = None
         self._num_read = 0
         self._size = 0
         self._tokens = self._counts = _NO_TOKENS

@@ -129,7 +129,9 @@ def keep(distance: Floats, rows: SamplingRows, r: int) -> Bools:
 def _first_share(order: NDArray[np.intp], distance: Floats, share: float) -> NDArray[np.intp]:
     masses = mass(distance[order])
     before = np.cumsum(masses) - masses
-    return order[before.astype(np.float64) < share * float(masses.sum())]
+    kept = before.astype(np.float64) < share * float(masses.sum())
+    kept[:1] = True  # a share may be 0 in float32
+    return order[kept]
 
 
 def _is_allowed(vocab_size: int, rows: SamplingRows, r: int) -> Bools:
