@@ -7,7 +7,6 @@ key that nobody understood may change what the model computes. All refusals are 
 
 import difflib
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -18,6 +17,7 @@ T = TypeVar("T", int, float, bool, str)
 JSONObject = Mapping[str, Any]  # Any: what somebody wrote, checked by the reader
 
 MAX_FILE_BYTES: Final = 4 << 20
+LARGEST: Final = 2.0**63  # of any number, where a reader gives no bound of its own
 _MAX_SHOWN: Final = 60  # characters of an offending value that a message repeats
 
 
@@ -82,7 +82,7 @@ class ConfigReader:
         return key in self._values
 
     def get(
-        self, key: str, kind: type[T], default: T | None = None, *, least: float = 1, most: float = math.inf
+        self, key: str, kind: type[T], default: T | None = None, *, least: float = 1, most: float = LARGEST
     ) -> T:
         """The value of `key`; `default` if it is absent and there is one. Numbers lie in [least, most]."""
         value = self.find(key, kind, least=least, most=most)
@@ -93,7 +93,7 @@ class ConfigReader:
             raise self.refuse(key, f"is missing{near}; the model's shape is not known without it")
         return default
 
-    def find(self, key: str, kind: type[T], *, least: float = 1, most: float = math.inf) -> T | None:
+    def find(self, key: str, kind: type[T], *, least: float = 1, most: float = LARGEST) -> T | None:
         """The value of `key`, or None if it is absent."""
         self._accounted.add(key)
         value = self._values.get(key)
@@ -103,7 +103,7 @@ class ConfigReader:
         if not (is_number if kind is float else type(value) is kind):
             wanted = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}[kind]
             raise self.refuse(key, f"is {show(value)}; it must be {wanted}")
-        if is_number and not (math.isfinite(value) and least <= value <= most):
+        if is_number and not least <= value <= most:  # NaN lies nowhere
             raise self.refuse(key, f"is {show(value)}; it must lie between {least:g} and {most:g}")
         return kind(value)
 
@@ -129,9 +129,7 @@ class ConfigReader:
     def numbers(self, key: str, count: int) -> tuple[float, ...]:
         """A list of exactly `count` positive numbers."""
         values = self._list(key)
-        good = [
-            v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool) and 0 < v < math.inf
-        ]
+        good = [v for v in values if type(v) in {int, float} and 0 < v < LARGEST]
         if len(good) != len(values) or len(values) != count:
             raise self.refuse(key, f"must be a list of {count} positive numbers, one per pair of rotary dims")
         return tuple(float(v) for v in good)
