@@ -1,4 +1,5 @@
-// The extension module penstock._native: what the machine is, packing, probes; programs and test entries are beside.
+// The extension module penstock._native: what the machine is, packing, probes; programs and test entries are
+// beside.
 #include "bind.h"
 
 #include <chrono>
@@ -15,8 +16,8 @@ void check(bool holds, const char* what) {
 
 Format format_of(const std::string& name) {
     static constexpr std::pair<const char*, Format> kNames[] = {
-        {"float32", Format::kFloat32},   {"float16", Format::kFloat16},   {"bfloat16", Format::kBFloat16},
-        {"int8", Format::kInt8},         {"int4_g32", Format::kInt4G32},  {"int4_g64", Format::kInt4G64},
+        {"float32", Format::kFloat32},   {"float16", Format::kFloat16},  {"bfloat16", Format::kBFloat16},
+        {"int8", Format::kInt8},         {"int4_g32", Format::kInt4G32}, {"int4_g64", Format::kInt4G64},
         {"int4_g128", Format::kInt4G128}};
     for (const auto& [known, format] : kNames)
         if (name == known) return format;
@@ -39,9 +40,15 @@ const Candidate& candidate_of(const std::string& isa) {
 PackedWeight weight_of(const std::string& format, const Array<const uint8_t>& packed, int64_t n, int64_t k) {
     const Format f = format_of(format);
     check(n > 0 && k > 0, "a weight needs n > 0 and k > 0");
-    PackedWeight w{f, n, k, round_up(k, 64), (n + kPanel - 1) / kPanel, panel_bytes(f, k),
+    PackedWeight w{f,
+                   n,
+                   k,
+                   round_up(k, 64),
+                   (n + kPanel - 1) / kPanel,
+                   panel_bytes(f, k),
                    reinterpret_cast<const std::byte*>(packed.data())};
-    check(static_cast<int64_t>(packed.size()) == w.num_panels * w.panel_bytes, "packed size is not panels * panel_bytes");
+    check(static_cast<int64_t>(packed.size()) == w.num_panels * w.panel_bytes,
+          "packed size is not panels * panel_bytes");
     check(reinterpret_cast<uintptr_t>(packed.data()) % 64 == 0, "packed weights must be 64-byte aligned");
     return w;
 }
@@ -51,7 +58,8 @@ namespace {
 SourceMatrix source_of(const nb::ndarray<nb::ro, nb::device::cpu>& w, const std::string& dtype) {
     check(w.ndim() == 2 && w.stride(1) == 1, "a source matrix is [n, k] with contiguous rows");
     const Format f = format_of(dtype);
-    check(f == Format::kFloat32 || f == Format::kFloat16 || f == Format::kBFloat16, "source dtype must be a float");
+    check(f == Format::kFloat32 || f == Format::kFloat16 || f == Format::kBFloat16,
+          "source dtype must be a float");
     check(w.itemsize() == (f == Format::kFloat32 ? 4U : 2U), "source dtype does not match its item size");
     return {w.data(), f, static_cast<int64_t>(w.shape(0)), static_cast<int64_t>(w.shape(1)), w.stride(0)};
 }
@@ -70,7 +78,8 @@ bool pack(Pool& pool, const nb::ndarray<nb::ro, nb::device::cpu>& w, const std::
     const SourceMatrix source = source_of(w, dtype);
     const Format f = format_of(format);
     const int64_t panels = (source.n + kPanel - 1) / kPanel;
-    check(static_cast<int64_t>(out.size()) == panels * panel_bytes(f, source.k), "out is not panels * panel_bytes");
+    check(static_cast<int64_t>(out.size()) == panels * panel_bytes(f, source.k),
+          "out is not panels * panel_bytes");
     Units units(pool.workers());
     units.reset(panels);
     PackJob job{source, f, reinterpret_cast<std::byte*>(out.data()), &units};
@@ -86,6 +95,7 @@ bool pack(Pool& pool, const nb::ndarray<nb::ro, nb::device::cpu>& w, const std::
 }
 
 struct ProbeJob {
+    Pool* pool;
     const ProbeTable* probes;
     const std::byte* data;
     int64_t bytes;  // per worker
@@ -109,14 +119,16 @@ double probe_read(Pool& pool, const std::string& isa, int64_t bytes, int repeats
     auto* data = static_cast<std::byte*>(std::aligned_alloc(4096, total));
     if (data == nullptr) throw std::bad_alloc();
     for (std::size_t i = 0; i < total; i += 64) data[i] = static_cast<std::byte>(i >> 6);
-    ProbeJob job{&candidate_of(isa).probes(), data, part, 0, false, {}, {}};
+    ProbeJob job{&pool, &candidate_of(isa).probes(), data, part, 0, false, {}, {}};
     double best = 0;
     {
         nb::gil_scoped_release release;
         for (int i = 0; i < repeats; ++i) {
             const double s = seconds_of(pool, {[](void* self, int worker) noexcept {
                                                    auto& j = *static_cast<ProbeJob*>(self);
-                                                   j.sink += j.probes->read(j.data + worker * j.bytes, j.bytes);
+                                                   j.pool->barrier();
+                                                   j.sink +=
+                                                       j.probes->read(j.data + worker * j.bytes, j.bytes);
                                                },
                                                &job});
             const double rate = static_cast<double>(total) / s;
@@ -129,19 +141,21 @@ double probe_read(Pool& pool, const std::string& isa, int64_t bytes, int repeats
 
 // Operations per second of all workers together: fp32 multiply-adds, or u8 x s8 dot products.
 double probe_compute(Pool& pool, const std::string& isa, bool is_int8, int repeats) {
-    ProbeJob job{&candidate_of(isa).probes(), nullptr, 0, 2'000'000, is_int8, {}, {}};
+    ProbeJob job{&pool, &candidate_of(isa).probes(), nullptr, 0, 2'000'000, is_int8, {}, {}};
     job.operations.resize(static_cast<std::size_t>(pool.workers()));
     double best = 0;
     nb::gil_scoped_release release;
     for (int i = 0; i < repeats; ++i) {
-        const double s = seconds_of(pool, {[](void* self, int worker) noexcept {
-                                               auto& j = *static_cast<ProbeJob*>(self);
-                                               float sink = 0;
-                                               FlopsProbe* probe = j.is_int8 ? j.probes->int8 : j.probes->float32;
-                                               j.operations[static_cast<std::size_t>(worker)] = probe(j.rounds, &sink);
-                                               j.sink += static_cast<uint64_t>(sink != 0);
-                                           },
-                                           &job});
+        const double s =
+            seconds_of(pool, {[](void* self, int worker) noexcept {
+                                  auto& j = *static_cast<ProbeJob*>(self);
+                                  j.pool->barrier();
+                                  float sink = 0;
+                                  FlopsProbe* probe = j.is_int8 ? j.probes->int8 : j.probes->float32;
+                                  j.operations[static_cast<std::size_t>(worker)] = probe(j.rounds, &sink);
+                                  j.sink += static_cast<uint64_t>(sink != 0);
+                              },
+                              &job});
         double operations = 0;
         for (double o : job.operations) operations += o;
         best = operations / s > best ? operations / s : best;
@@ -161,11 +175,13 @@ NB_MODULE(_native, m) {
     });
     m.def("best_isa", [] { return std::string(choose().isa); });
     m.def("cpu_name", [] { return cpu().name; });
-    m.def("panel_bytes", [](const std::string& format, int64_t k) { return panel_bytes(format_of(format), k); });
-    m.def("all_finite", [](nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu> values, const std::string& dtype) {
-        nb::gil_scoped_release release;
-        return all_finite(values.data(), format_of(dtype), static_cast<int64_t>(values.size()));
-    });
+    m.def("panel_bytes",
+          [](const std::string& format, int64_t k) { return panel_bytes(format_of(format), k); });
+    m.def("all_finite",
+          [](nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu> values, const std::string& dtype) {
+              nb::gil_scoped_release release;
+              return all_finite(values.data(), format_of(dtype), static_cast<int64_t>(values.size()));
+          });
     nb::class_<Pool>(m, "Pool")
         .def("__init__",
              [](Pool* self, int workers) {

@@ -27,14 +27,20 @@ KVLayer kv_layer(Array<uint8_t>& pool, int64_t first_byte, int64_t num_blocks, i
     check(first_byte >= 0 && first_byte % 64 == 0 &&
               first_byte + num_blocks * block_bytes <= static_cast<int64_t>(pool.size()),
           "the KV pool is too small for this layer");
-    return {reinterpret_cast<std::byte*>(pool.data()) + first_byte, block_bytes, kv_heads, head_dim, padded,
+    return {reinterpret_cast<std::byte*>(pool.data()) + first_byte,
+            block_bytes,
+            kv_heads,
+            head_dim,
+            padded,
             is_float32};
 }
 
-// Every index of a step that a kernel will follow, checked once: a wrong one is an error here, never a wild read.
+// Every index of a step that a kernel will follow, checked once: a wrong one is an error here, never a wild
+// read.
 void check_step(const Batch& batch, int64_t vocab, int64_t max_context) {
     const int64_t rows = batch.num_rows;
-    check(batch.query_start[0] == 0 && batch.query_start[batch.num_requests] == rows, "query_start does not span the rows");
+    check(batch.query_start[0] == 0 && batch.query_start[batch.num_requests] == rows,
+          "query_start does not span the rows");
     for (int64_t b = 0; b < batch.num_requests; ++b) {
         const int32_t begin = batch.query_start[b], end = batch.query_start[b + 1];
         check(begin <= end && end <= rows, "query_start is not ascending");
@@ -42,7 +48,8 @@ void check_step(const Batch& batch, int64_t vocab, int64_t max_context) {
               "context is longer than its block table");
         for (int32_t t = begin; t < end; ++t) {
             check(batch.tokens[t] >= 0 && batch.tokens[t] < vocab, "token id outside the vocabulary");
-            check(batch.positions[t] >= 0 && batch.positions[t] < batch.context_len[b], "position outside the context");
+            check(batch.positions[t] >= 0 && batch.positions[t] < batch.context_len[b],
+                  "position outside the context");
             check(batch.row_request[t] == b, "row_request does not match query_start");
         }
     }
@@ -59,7 +66,8 @@ struct Sizes {
 class BoundProgram {
   public:
     BoundProgram(const std::string& isa, std::shared_ptr<Pool> pool, int64_t arena_bytes, int64_t vocab,
-                 int64_t max_context, int64_t max_rows, int64_t max_logit_rows, std::vector<int64_t> num_blocks)
+                 int64_t max_context, int64_t max_rows, int64_t max_logit_rows,
+                 std::vector<int64_t> num_blocks)
         : program_(candidate_of(isa), pool, arena_bytes),
           sizes_{vocab, max_context, max_rows, max_logit_rows, std::move(num_blocks)} {
         pool->reserve_scratch(std::max(kScratchBytes, sample_scratch_bytes(vocab)));
@@ -72,9 +80,11 @@ class BoundProgram {
         return program_.add_value({offset, k, kind_of(kind), true, rows});
     }
 
-    void embed(const nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>& table, const std::string& dtype, int out) {
+    void embed(const nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>& table, const std::string& dtype,
+               int out) {
         OpRecord op{OpKind::kEmbed};
-        check(table.ndim() == 2 && static_cast<int64_t>(table.shape(0)) >= sizes_.vocab, "embedding table too small");
+        check(table.ndim() == 2 && static_cast<int64_t>(table.shape(0)) >= sizes_.vocab,
+              "embedding table too small");
         op.output = out;
         op.embed = {table.data(), format_of(dtype), static_cast<int64_t>(table.shape(1)), nullptr};
         check(program_.value(out).width == op.embed.width, "embedding width");
@@ -87,7 +97,8 @@ class BoundProgram {
         op.input = in;
         op.output = out;
         const int64_t width = program_.value(in).width;
-        check(static_cast<int64_t>(weight.size()) == width && program_.value(out).width == width, "norm width");
+        check(static_cast<int64_t>(weight.size()) == width && program_.value(out).width == width,
+              "norm width");
         op.norm = {nullptr, width, width, weight.data(), eps, offset, nullptr, {}};
         program_.add_op(op);
     }
@@ -101,8 +112,8 @@ class BoundProgram {
         program_.add_op(op);
     }
 
-    void linear(const Array<const uint8_t>& packed, const std::string& format, int64_t n, int64_t k, int in, int out,
-                const std::optional<F32>& bias, int addend, bool logit_rows) {
+    void linear(const Array<const uint8_t>& packed, const std::string& format, int64_t n, int64_t k, int in,
+                int out, const std::optional<F32>& bias, int addend, bool logit_rows) {
         OpRecord op{OpKind::kLinear};
         op.rows = logit_rows ? Rows::kLogits : Rows::kStep;
         op.weight = weight_of(format, packed, n, k);
@@ -111,15 +122,17 @@ class BoundProgram {
         op.addend = addend;
         op.bias = floats_or_null(bias, n, "bias size");
         const Value& a = program_.value(in);
-        check(a.is_operand && a.kind == operand_of(op.weight.format) && a.width == k, "operand does not fit the weight");
+        check(a.is_operand && a.kind == operand_of(op.weight.format) && a.width == k,
+              "operand does not fit the weight");
         check(program_.value(out).width == n, "linear output width");
         check(addend < 0 || program_.value(addend).width == n, "addend width");
         program_.add_op(op);
     }
 
-    void rope_write(int in, int num_heads, int rotary, const std::optional<F32>& q_norm, const std::optional<F32>& k_norm,
-                    float eps, float offset, const std::optional<F32>& cos, const std::optional<F32>& sin, int group,
-                    Array<uint8_t> pool, int64_t first_byte, int kv_heads, int head_dim, bool is_float32, int out) {
+    void rope_write(int in, int num_heads, int rotary, const std::optional<F32>& q_norm,
+                    const std::optional<F32>& k_norm, float eps, float offset, const std::optional<F32>& cos,
+                    const std::optional<F32>& sin, int group, Array<uint8_t> pool, int64_t first_byte,
+                    int kv_heads, int head_dim, bool is_float32, int out) {
         OpRecord op{OpKind::kRopeWrite};
         op.input = in;
         op.output = out;
@@ -128,24 +141,35 @@ class BoundProgram {
         check(num_heads % kv_heads == 0, "heads per KV head must be whole");
         check(program_.value(in).width == int64_t{num_heads + 2 * kv_heads} * head_dim, "qkv width");
         const int64_t table = sizes_.max_context * (rotary / 2);
-        const KVLayer kv = kv_layer(pool, first_byte, sizes_.num_blocks.at(static_cast<std::size_t>(group)), kv_heads,
-                                    head_dim, is_float32);
-        op.rope = {nullptr, 0, num_heads, rotary, floats_or_null(q_norm, head_dim, "q_norm size"),
-                   floats_or_null(k_norm, head_dim, "k_norm size"), eps, offset,
-                   floats_or_null(cos, table, "cos table size"), floats_or_null(sin, table, "sin table size"), nullptr,
-                   kv, nullptr};
-        check(rotary == 0 || (op.rope.cos_table != nullptr && op.rope.sin_table != nullptr), "rope tables missing");
+        const KVLayer kv = kv_layer(pool, first_byte, sizes_.num_blocks.at(static_cast<std::size_t>(group)),
+                                    kv_heads, head_dim, is_float32);
+        op.rope = {nullptr,
+                   0,
+                   num_heads,
+                   rotary,
+                   floats_or_null(q_norm, head_dim, "q_norm size"),
+                   floats_or_null(k_norm, head_dim, "k_norm size"),
+                   eps,
+                   offset,
+                   floats_or_null(cos, table, "cos table size"),
+                   floats_or_null(sin, table, "sin table size"),
+                   nullptr,
+                   kv,
+                   nullptr};
+        check(rotary == 0 || (op.rope.cos_table != nullptr && op.rope.sin_table != nullptr),
+              "rope tables missing");
         program_.add_op(op);
     }
 
-    void attention(int in, int num_heads, float scale, float softcap, int window, int group, Array<uint8_t> pool,
-                   int64_t first_byte, int kv_heads, int head_dim, bool is_float32, int out) {
+    void attention(int in, int num_heads, float scale, float softcap, int window, int group,
+                   Array<uint8_t> pool, int64_t first_byte, int kv_heads, int head_dim, bool is_float32,
+                   int out) {
         OpRecord op{OpKind::kAttention};
         op.input = in;
         op.output = out;
         op.group = group;
-        const KVLayer kv = kv_layer(pool, first_byte, sizes_.num_blocks.at(static_cast<std::size_t>(group)), kv_heads,
-                                    head_dim, is_float32);
+        const KVLayer kv = kv_layer(pool, first_byte, sizes_.num_blocks.at(static_cast<std::size_t>(group)),
+                                    kv_heads, head_dim, is_float32);
         check(program_.value(out).width == int64_t{num_heads} * head_dim, "attention output width");
         op.attention = {nullptr, num_heads, scale, softcap, window, nullptr, kv, nullptr, 0};
         program_.add_op(op);
@@ -170,17 +194,20 @@ class BoundProgram {
 
     // One step. Returns nothing: outputs are written into sampled, logprob, rank, top_token, top_logprob.
     void run(I32 tokens, I32 positions, I32 query_start, I32 context_len, I32 row_request,
-             const std::vector<I32>& block_tables, I32 logit_rows, F32 temperature, I32 top_k, F32 top_p, F32 min_p,
-             F32 typical_p, F32 repetition, F32 presence, F32 frequency, Array<const uint64_t> seed,
-             Array<const int64_t> position, I32 target, I32 num_logprobs, I32 history_start, I32 history_token,
-             I32 history_count, I32 bias_start, I32 bias_token, F32 bias_value,
-             const std::optional<Array<const uint32_t>>& allowed, Array<int32_t> sampled, Array<float> logprob,
-             Array<int32_t> rank, Array<int32_t> top_token, Array<float> top_logprob) {
+             const std::vector<I32>& block_tables, I32 logit_rows, F32 temperature, I32 top_k, F32 top_p,
+             F32 min_p, F32 typical_p, F32 repetition, F32 presence, F32 frequency,
+             Array<const uint64_t> seed, Array<const int64_t> position, I32 target, I32 num_logprobs,
+             I32 history_start, I32 history_token, I32 history_count, I32 bias_start, I32 bias_token,
+             F32 bias_value, const std::optional<Array<const uint32_t>>& allowed, Array<int32_t> sampled,
+             Array<float> logprob, Array<int32_t> rank, Array<int32_t> top_token, Array<float> top_logprob) {
         const auto size = [](const auto& a) { return static_cast<int64_t>(a.size()); };
         const int64_t t = size(tokens), r = size(logit_rows), b = size(context_len);
-        check(t >= 1 && t <= sizes_.max_rows && r <= sizes_.max_logit_rows, "more rows than the program was built for");
-        check(size(positions) == t && size(row_request) == t && size(query_start) == b + 1, "step array sizes");
-        check(block_tables.size() == sizes_.num_blocks.size() && !block_tables.empty(), "one block table per KV group");
+        check(t >= 1 && t <= sizes_.max_rows && r <= sizes_.max_logit_rows,
+              "more rows than the program was built for");
+        check(size(positions) == t && size(row_request) == t && size(query_start) == b + 1,
+              "step array sizes");
+        check(block_tables.size() == sizes_.num_blocks.size() && !block_tables.empty(),
+              "one block table per KV group");
         Step step{};
         const int64_t max_blocks = static_cast<int64_t>(block_tables[0].shape(1));
         for (std::size_t g = 0; g < block_tables.size(); ++g) {
@@ -189,19 +216,27 @@ class BoundProgram {
                       static_cast<int64_t>(table.shape(1)) == max_blocks,
                   "block table shape");
             for (int64_t i = 0; i < size(table); ++i)
-                check(table.data()[i] >= 0 && table.data()[i] < sizes_.num_blocks[g], "block id outside the pool");
+                check(table.data()[i] >= 0 && table.data()[i] < sizes_.num_blocks[g],
+                      "block id outside the pool");
             step.block_tables.push_back(table.data());
         }
-        step.batch = {t, b, max_blocks, tokens.data(), positions.data(), query_start.data(), context_len.data(),
+        step.batch = {t,
+                      b,
+                      max_blocks,
+                      tokens.data(),
+                      positions.data(),
+                      query_start.data(),
+                      context_len.data(),
                       row_request.data()};
         check_step(step.batch, sizes_.vocab, sizes_.max_context);
         step.num_logit_rows = r;
         step.logit_rows = logit_rows.data();
         for (int64_t i = 0; i < r; ++i)
             check(logit_rows.data()[i] >= 0 && logit_rows.data()[i] < t, "logit row outside the step");
-        for (int64_t n : {size(temperature), size(top_k), size(top_p), size(min_p), size(typical_p), size(repetition),
-                          size(presence), size(frequency), size(seed), size(position), size(target), size(num_logprobs),
-                          size(history_start) - 1, size(bias_start) - 1, size(sampled), size(logprob), size(rank)})
+        for (int64_t n :
+             {size(temperature), size(top_k), size(top_p), size(min_p), size(typical_p), size(repetition),
+              size(presence), size(frequency), size(seed), size(position), size(target), size(num_logprobs),
+              size(history_start) - 1, size(bias_start) - 1, size(sampled), size(logprob), size(rank)})
             check(n == r, "sampling array sizes");
         check(history_start.data()[0] == 0 && size(history_token) >= history_start.data()[r] &&
                   size(history_count) >= history_start.data()[r],
@@ -210,8 +245,8 @@ class BoundProgram {
                   size(bias_value) >= bias_start.data()[r],
               "bias sizes");
         for (int64_t i = 0; i < r; ++i)
-            check(history_start.data()[i] <= history_start.data()[i + 1] && bias_start.data()[i] <= bias_start.data()[i + 1] &&
-                      target.data()[i] < sizes_.vocab,
+            check(history_start.data()[i] <= history_start.data()[i + 1] &&
+                      bias_start.data()[i] <= bias_start.data()[i + 1] && target.data()[i] < sizes_.vocab,
                   "sampling rows");
         for (int64_t i = 0; i < history_start.data()[r]; ++i)
             check(history_token.data()[i] >= 0 && history_token.data()[i] < sizes_.vocab, "history token");
@@ -221,12 +256,33 @@ class BoundProgram {
         const int64_t columns = r == 0 ? 0 : size(top_token) / r;
         check(size(top_token) == r * columns && size(top_logprob) == r * columns, "logprob output sizes");
         for (int64_t i = 0; i < r; ++i) check(num_logprobs.data()[i] <= columns, "logprob output columns");
-        step.sample = {nullptr, sizes_.vocab, temperature.data(), top_p.data(), min_p.data(), typical_p.data(),
-                       repetition.data(), presence.data(), frequency.data(), top_k.data(), target.data(),
-                       num_logprobs.data(), seed.data(), position.data(), history_start.data(), history_token.data(),
-                       history_count.data(), bias_start.data(), bias_token.data(), bias_value.data(),
-                       allowed ? allowed->data() : nullptr, columns, sampled.data(), logprob.data(), rank.data(),
-                       top_token.data(), top_logprob.data()};
+        step.sample = {nullptr,
+                       sizes_.vocab,
+                       temperature.data(),
+                       top_p.data(),
+                       min_p.data(),
+                       typical_p.data(),
+                       repetition.data(),
+                       presence.data(),
+                       frequency.data(),
+                       top_k.data(),
+                       target.data(),
+                       num_logprobs.data(),
+                       seed.data(),
+                       position.data(),
+                       history_start.data(),
+                       history_token.data(),
+                       history_count.data(),
+                       bias_start.data(),
+                       bias_token.data(),
+                       bias_value.data(),
+                       allowed ? allowed->data() : nullptr,
+                       columns,
+                       sampled.data(),
+                       logprob.data(),
+                       rank.data(),
+                       top_token.data(),
+                       top_logprob.data()};
         nb::gil_scoped_release release;
         program_.run(step);
     }
@@ -256,8 +312,9 @@ void bind_program(nb::module_& m) {
         const OperandKind o = kind_of(kind);
         const int64_t kp = round_up(k, 64), r = round_up(rows, kTileRows);
         const int64_t data = round_up(operand_bytes(o, rows, k), 64);
-        return o == OperandKind::kInt8 ? data + round_up(r * ((kp + 127) / 128) * 4, 64) + round_up(r * kp / 32 * 4, 64)
-                                       : data;
+        return o == OperandKind::kInt8
+                   ? data + round_up(r * ((kp + 127) / 128) * 4, 64) + round_up(r * kp / 32 * 4, 64)
+                   : data;
     });
     nb::class_<BoundProgram>(m, "Program")
         .def(nb::init<const std::string&, std::shared_ptr<Pool>, int64_t, int64_t, int64_t, int64_t, int64_t,
@@ -267,8 +324,8 @@ void bind_program(nb::module_& m) {
         .def("embed", &BoundProgram::embed)
         .def("norm", &BoundProgram::norm)
         .def("to_operand", &BoundProgram::to_operand)
-        .def("linear", &BoundProgram::linear, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
-             nb::arg().none(), nb::arg(), nb::arg())
+        .def("linear", &BoundProgram::linear, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+             nb::arg(), nb::arg().none(), nb::arg(), nb::arg())
         .def("rope_write", &BoundProgram::rope_write)
         .def("attention", &BoundProgram::attention)
         .def("gated", &BoundProgram::gated)

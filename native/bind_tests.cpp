@@ -1,8 +1,7 @@
 // Entries for the contract tests: one kernel of one instruction set on plain arrays. Not used by the product.
-#include "bind.h"
-
 #include <cstring>
 
+#include "bind.h"
 #include "pack.h"
 #include "threads.h"
 
@@ -20,7 +19,8 @@ class OperandMemory {
           scale_(static_cast<std::size_t>(round_up(rows, 16) * (round_up(k, 64) / 128 + 1)), 1e30f),
           sum_(static_cast<std::size_t>(round_up(rows, 16) * round_up(k, 64) / 32), 0x7f7f7f7f) {
         auto at = reinterpret_cast<uintptr_t>(data_.data());
-        operand = {kind, round_up(k, 64), reinterpret_cast<void*>((at + 63) / 64 * 64), scale_.data(), sum_.data()};
+        operand = {kind, round_up(k, 64), reinterpret_cast<void*>((at + 63) / 64 * 64), scale_.data(),
+                   sum_.data()};
     }
     Operand operand;
 
@@ -37,10 +37,12 @@ Pool& test_pool() {
 
 template <class F>
 void run_here(F&& body) {  // on the pool's caller, so that FTZ and DAZ are set as in a step
-    test_pool().run({[](void* self, int) noexcept { (*static_cast<F*>(self))(test_pool().scratch(0)); }, &body});
+    test_pool().run(
+        {[](void* self, int) noexcept { (*static_cast<F*>(self))(test_pool().scratch(0)); }, &body});
 }
 
-NumpyArray<uint8_t> pack_one(const std::string& format, const nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>& w,
+NumpyArray<uint8_t> pack_one(const std::string& format,
+                             const nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>& w,
                              const std::string& dtype) {
     const Format f = format_of(format);
     check(w.ndim() == 2, "w is [n, k]");
@@ -48,7 +50,8 @@ NumpyArray<uint8_t> pack_one(const std::string& format, const nb::ndarray<nb::ro
     const int64_t panels = (n + kPanel - 1) / kPanel;
     auto out = make_array<uint8_t>({static_cast<std::size_t>(panels * panel_bytes(f, k))});
     const SourceMatrix source{w.data(), format_of(dtype), n, k, k};
-    check(pack_panels(source, f, reinterpret_cast<std::byte*>(out.data()), 0, panels), "NaN or Inf in the source");
+    check(pack_panels(source, f, reinterpret_cast<std::byte*>(out.data()), 0, panels),
+          "NaN or Inf in the source");
     return out;
 }
 
@@ -66,16 +69,22 @@ OperandKernel* operand_kernel(const KernelTable& t, OperandKind kind) {
 
 LinearKernel* linear_kernel(const KernelTable& t, Format f) {
     switch (f) {
-        case Format::kFloat32: return t.linear_float32;
-        case Format::kFloat16: return t.linear_float16;
-        case Format::kBFloat16: return t.linear_bfloat16;
-        case Format::kInt8: return t.linear_int8;
-        default: return t.linear_int4;
+        case Format::kFloat32:
+            return t.linear_float32;
+        case Format::kFloat16:
+            return t.linear_float16;
+        case Format::kBFloat16:
+            return t.linear_bfloat16;
+        case Format::kInt8:
+            return t.linear_int8;
+        default:
+            return t.linear_int4;
     }
 }
 
-NumpyArray<float> test_linear(const std::string& isa, const std::string& format, Array<const uint8_t> packed, int64_t n,
-                              int64_t k, F32 x, const std::optional<F32>& bias, const std::optional<F32>& addend) {
+NumpyArray<float> test_linear(const std::string& isa, const std::string& format, Array<const uint8_t> packed,
+                              int64_t n, int64_t k, F32 x, const std::optional<F32>& bias,
+                              const std::optional<F32>& addend) {
     const KernelTable& t = candidate_of(isa).table();
     const PackedWeight w = weight_of(format, packed, n, k);
     check(x.ndim() == 2 && static_cast<int64_t>(x.shape(1)) == k, "x is [T, K]");
@@ -118,7 +127,8 @@ NumpyArray<float> read_operand(const Operand& a, int64_t rows, int64_t width) {
     return out;
 }
 
-NumpyArray<float> test_norm(const std::string& isa, const std::string& kind, F32 x, F32 weight, float eps, float offset) {
+NumpyArray<float> test_norm(const std::string& isa, const std::string& kind, F32 x, F32 weight, float eps,
+                            float offset) {
     const KernelTable& t = candidate_of(isa).table();
     check(x.ndim() == 2 && weight.size() == x.shape(1), "x is [T, H], weight is [H]");
     const auto rows = static_cast<int64_t>(x.shape(0)), width = static_cast<int64_t>(x.shape(1));
@@ -133,37 +143,62 @@ NumpyArray<float> test_gated(const std::string& isa, const std::string& kind, F3
     check(x.ndim() == 2 && x.shape(1) % 2 == 0, "x is [T, 2F]");
     const auto rows = static_cast<int64_t>(x.shape(0)), width = static_cast<int64_t>(x.shape(1)) / 2;
     OperandMemory memory(kind_of(kind), rows, width);
-    const Activation a = act == "silu" ? Activation::kSilu : act == "gelu" ? Activation::kGelu : Activation::kGeluTanh;
+    const Activation a = act == "silu"   ? Activation::kSilu
+                         : act == "gelu" ? Activation::kGelu
+                                         : Activation::kGeluTanh;
     const GatedArgs args{x.data(), 2 * width, width, a, memory.operand};
     run_here([&](std::byte* scratch) noexcept { t.gated(args, 0, rows, scratch); });
     return read_operand(memory.operand, rows, width);
 }
 
-NumpyArray<float> test_attention(const std::string& isa, bool is_float32, F32 qkv, int num_heads, int num_kv_heads,
-                                 int head_dim, I32 positions, I32 query_start, I32 context_len, I32 block_table,
-                                 Array<uint8_t> kv_pool, F32 cos, F32 sin, float scale, float softcap, int window,
-                                 int row_chunk, const std::optional<F32>& q_norm, const std::optional<F32>& k_norm) {
+NumpyArray<float> test_attention(const std::string& isa, bool is_float32, F32 qkv, int num_heads,
+                                 int num_kv_heads, int head_dim, I32 positions, I32 query_start,
+                                 I32 context_len, I32 block_table, Array<uint8_t> kv_pool, F32 cos, F32 sin,
+                                 float scale, float softcap, int window, int row_chunk,
+                                 const std::optional<F32>& q_norm, const std::optional<F32>& k_norm) {
     const KernelTable& t = candidate_of(isa).table();
     const auto rows = static_cast<int64_t>(qkv.shape(0)), requests = static_cast<int64_t>(context_len.size());
-    check(static_cast<int64_t>(qkv.shape(1)) == int64_t{num_heads + 2 * num_kv_heads} * head_dim, "qkv is [T, Q + 2C]");
+    check(static_cast<int64_t>(qkv.shape(1)) == int64_t{num_heads + 2 * num_kv_heads} * head_dim,
+          "qkv is [T, Q + 2C]");
     const int padded = static_cast<int>(round_up(head_dim, 32));
     const KVLayer kv{reinterpret_cast<std::byte*>(kv_pool.data()),
-                     int64_t{num_kv_heads} * 2 * kBlockTokens * padded * (is_float32 ? 4 : 2), num_kv_heads, head_dim,
-                     padded, is_float32};
+                     int64_t{num_kv_heads} * 2 * kBlockTokens * padded * (is_float32 ? 4 : 2),
+                     num_kv_heads,
+                     head_dim,
+                     padded,
+                     is_float32};
     std::vector<int32_t> row_request(static_cast<std::size_t>(rows));
     for (int64_t b = 0; b < requests; ++b)
         for (int32_t r = query_start.data()[b]; r < query_start.data()[b + 1]; ++r)
             row_request[static_cast<std::size_t>(r)] = static_cast<int32_t>(b);
-    const Batch batch{rows, requests, static_cast<int64_t>(block_table.shape(1)), positions.data(), positions.data(),
-                      query_start.data(), context_len.data(), row_request.data()};
+    const Batch batch{rows,
+                      requests,
+                      static_cast<int64_t>(block_table.shape(1)),
+                      positions.data(),
+                      positions.data(),
+                      query_start.data(),
+                      context_len.data(),
+                      row_request.data()};
     std::vector<float> q(static_cast<std::size_t>(rows * num_heads * padded) + 16);
-    auto y = make_array<float>({static_cast<std::size_t>(rows), static_cast<std::size_t>(num_heads * head_dim)});
+    auto y =
+        make_array<float>({static_cast<std::size_t>(rows), static_cast<std::size_t>(num_heads * head_dim)});
     const int rotary = static_cast<int>(cos.shape(1)) * 2;
-    const RopeWriteArgs rope{qkv.data(), static_cast<int64_t>(qkv.shape(1)), num_heads, rotary,
-                             q_norm ? q_norm->data() : nullptr, k_norm ? k_norm->data() : nullptr, 1e-6f, 0.0f,
-                             cos.data(), sin.data(), block_table.data(), kv, q.data()};
-    const AttentionArgs attention{q.data(), num_heads, scale, softcap, window, block_table.data(), kv, y.data(),
-                                  int64_t{num_heads} * head_dim};
+    const RopeWriteArgs rope{qkv.data(),
+                             static_cast<int64_t>(qkv.shape(1)),
+                             num_heads,
+                             rotary,
+                             q_norm ? q_norm->data() : nullptr,
+                             k_norm ? k_norm->data() : nullptr,
+                             1e-6f,
+                             0.0f,
+                             cos.data(),
+                             sin.data(),
+                             block_table.data(),
+                             kv,
+                             q.data()};
+    const AttentionArgs attention{q.data(), num_heads, scale,
+                                  softcap,  window,    block_table.data(),
+                                  kv,       y.data(),  int64_t{num_heads} * head_dim};
     run_here([&](std::byte* scratch) noexcept {
         for (int64_t h = 0; h < num_kv_heads; ++h) t.rope_write(rope, batch, h, scratch);
         AttentionKernel* kernel = is_float32 ? t.attention_float32 : t.attention_bfloat16;
@@ -191,14 +226,33 @@ nb::dict test_sample(const std::string& isa, F32 logits, const nb::dict& fields,
     const auto f32 = [&](const char* name) { return nb::cast<F32>(fields[name]).data(); };
     const auto i32 = [&](const char* name) { return nb::cast<I32>(fields[name]).data(); };
     const nb::object allowed = fields["allowed"];
-    const SampleArgs args{logits.data(), vocab, f32("temperature"), f32("top_p"), f32("min_p"), f32("typical_p"),
-                          f32("repetition_penalty"), f32("presence_penalty"), f32("frequency_penalty"), i32("top_k"),
-                          i32("target"), i32("num_logprobs"), nb::cast<Array<const uint64_t>>(fields["seed"]).data(),
-                          nb::cast<Array<const int64_t>>(fields["position"]).data(), i32("history_start"),
-                          i32("history_token"), i32("history_count"), i32("bias_start"), i32("bias_token"),
+    const SampleArgs args{logits.data(),
+                          vocab,
+                          f32("temperature"),
+                          f32("top_p"),
+                          f32("min_p"),
+                          f32("typical_p"),
+                          f32("repetition_penalty"),
+                          f32("presence_penalty"),
+                          f32("frequency_penalty"),
+                          i32("top_k"),
+                          i32("target"),
+                          i32("num_logprobs"),
+                          nb::cast<Array<const uint64_t>>(fields["seed"]).data(),
+                          nb::cast<Array<const int64_t>>(fields["position"]).data(),
+                          i32("history_start"),
+                          i32("history_token"),
+                          i32("history_count"),
+                          i32("bias_start"),
+                          i32("bias_token"),
                           f32("bias_value"),
-                          allowed.is_none() ? nullptr : nb::cast<Array<const uint32_t>>(allowed).data(), max_logprobs,
-                          sampled.data(), logprob.data(), rank.data(), top_token.data(), top_logprob.data()};
+                          allowed.is_none() ? nullptr : nb::cast<Array<const uint32_t>>(allowed).data(),
+                          max_logprobs,
+                          sampled.data(),
+                          logprob.data(),
+                          rank.data(),
+                          top_token.data(),
+                          top_logprob.data()};
     run_here([&](std::byte* scratch) noexcept {
         for (int64_t row = 0; row < rows; ++row) t.sample(args, row, scratch);
     });
@@ -220,9 +274,9 @@ void bind_tests(nb::module_& m) {
           nb::arg().none(), nb::arg().none());
     m.def("test_norm", &test_norm);
     m.def("test_gated", &test_gated);
-    m.def("test_attention", &test_attention, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
-          nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
-          nb::arg().none() = nb::none(), nb::arg().none() = nb::none());
+    m.def("test_attention", &test_attention, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+          nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+          nb::arg(), nb::arg(), nb::arg().none() = nb::none(), nb::arg().none() = nb::none());
     m.def("test_sample", &test_sample);
     m.def("set_break", [](int kind) { g_break_invariance = kind; });
 }

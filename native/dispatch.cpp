@@ -11,10 +11,10 @@ namespace penstock {
 
 int g_break_invariance = 0;
 
-#define PENSTOCK_DECLARE(isa)             \
-    namespace isa {                       \
-    const KernelTable& table() noexcept;  \
-    const ProbeTable& probes() noexcept;  \
+#define PENSTOCK_DECLARE(isa)            \
+    namespace isa {                      \
+    const KernelTable& table() noexcept; \
+    const ProbeTable& probes() noexcept; \
     }
 PENSTOCK_DECLARE(scalar)
 PENSTOCK_DECLARE(avx2)
@@ -28,7 +28,8 @@ Cpu detect() {
     Cpu cpu;
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    cpu.avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+    cpu.avx2 =
+        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
     cpu.avx512 = cpu.avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                  __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                  __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512vnni") &&
@@ -36,7 +37,7 @@ Cpu detect() {
     unsigned a = 0, b = 0, c = 0, d = 0;
     if (cpu.avx512 && __get_cpuid_count(7, 0, &a, &b, &c, &d)) {
         constexpr unsigned kAmx = (1U << 22) | (1U << 24) | (1U << 25);  // bf16, tile, int8
-        constexpr long kRequestPermission = 0x1023, kTileData = 18;     // ARCH_REQ_XCOMP_PERM, XTILEDATA
+        constexpr long kRequestPermission = 0x1023, kTileData = 18;      // ARCH_REQ_XCOMP_PERM, XTILEDATA
         if ((d & kAmx) == kAmx) cpu.amx = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
     }
     unsigned words[12] = {};

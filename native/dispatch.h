@@ -22,9 +22,9 @@ struct Candidate {
     bool is_for_tests;  // emulated: never chosen by itself
 };
 
-const Cpu& cpu();                               // asked once
-std::vector<const Candidate*> candidates();     // best first; all that this machine can run
+const Cpu& cpu();                                       // asked once
+std::vector<const Candidate*> candidates();             // best first; all that this machine can run
 const Candidate* find_candidate(std::string_view isa);  // null: not in this build, or not on this machine
-const Candidate& choose();  // the best real one
+const Candidate& choose();                              // the best real one
 
 }  // namespace penstock

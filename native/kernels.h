@@ -9,10 +9,10 @@
 
 namespace penstock {
 
-constexpr int64_t kPanel = 32;           // output columns of a panel
-constexpr int64_t kTileRows = 16;        // rows of an activation tile
-constexpr int64_t kBlockTokens = 64;     // tokens of a KV block
-constexpr int64_t kSplitTokens = 512;    // KV split, counted from position 0
+constexpr int64_t kPanel = 32;                       // output columns of a panel
+constexpr int64_t kTileRows = 16;                    // rows of an activation tile
+constexpr int64_t kBlockTokens = 64;                 // tokens of a KV block
+constexpr int64_t kSplitTokens = 512;                // KV split, counted from position 0
 constexpr int64_t kScratchBytes = int64_t{4} << 20;  // per worker, 64-byte aligned
 
 constexpr int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
@@ -21,8 +21,9 @@ enum class Format : uint8_t { kFloat32, kFloat16, kBFloat16, kInt8, kInt4G32, kI
 enum class OperandKind : uint8_t { kFloat32, kBFloat16, kInt8 };  // one per arithmetic contract
 
 constexpr OperandKind operand_of(Format f) {
-    return f <= Format::kFloat16 ? OperandKind::kFloat32
-           : f == Format::kBFloat16 ? OperandKind::kBFloat16 : OperandKind::kInt8;
+    return f <= Format::kFloat16    ? OperandKind::kFloat32
+           : f == Format::kBFloat16 ? OperandKind::kBFloat16
+                                    : OperandKind::kInt8;
 }
 constexpr int64_t group_of(Format f) {
     return f == Format::kInt4G32 ? 32 : f == Format::kInt4G64 ? 64 : f == Format::kInt4G128 ? 128 : 0;
@@ -33,16 +34,19 @@ constexpr int64_t group_of(Format f) {
 //   float32    P32  addr = k*128 + 4*j                                   j = 0..31
 //   float16    P16h addr = k*64 + 2*j
 //   bfloat16   P16  addr = kb*2048 + t*1024 + r*64 + c*4 + i*2           = W[32p+16t+c][32kb+2r+i]
-//   int8       P8   addr = kb*2048 + t*1024 + r*64 + c*4 + i  (kb = K/64) = W[32p+16t+c][64kb+4r+i], r = 0..15
+//   int8       P8   addr = kb*2048 + t*1024 + r*64 + c*4 + i  (kb = K/64) = W[32p+16t+c][64kb+4r+i], r =
+//   0..15
 //                   then 32 fp32 scales at the panel's end
-//   int4_gG    P4   superblocks of 128 K (the last may hold 64): codes addr = kb*1024 + t*512 + r*64 + c*4 + i, r = 0..7,
-//                   low nibble = code(W[32p+16t+c][64kb+4r+i]), high nibble = code(W[..][64kb+32+4r+i]), code = q+8;
-//                   then scales fp16: [ceil(K_of_superblock/G)][32]  (a superblock of 64 with G = 128 has one)
+//   int4_gG    P4   superblocks of 128 K (the last may hold 64): codes addr = kb*1024 + t*512 + r*64 + c*4 +
+//   i, r = 0..7,
+//                   low nibble = code(W[32p+16t+c][64kb+4r+i]), high nibble = code(W[..][64kb+32+4r+i]), code
+//                   = q+8; then scales fp16: [ceil(K_of_superblock/G)][32]  (a superblock of 64 with G = 128
+//                   has one)
 struct PackedWeight {
     Format format;
-    int64_t n, k;         // as the model knows them
-    int64_t k_padded;     // round_up(k, 64)
-    int64_t num_panels;   // ceil(n / 32)
+    int64_t n, k;        // as the model knows them
+    int64_t k_padded;    // round_up(k, 64)
+    int64_t num_panels;  // ceil(n / 32)
     int64_t panel_bytes;
     const std::byte* data;  // num_panels * panel_bytes
 };
@@ -50,10 +54,13 @@ struct PackedWeight {
 constexpr int64_t panel_bytes(Format f, int64_t k) {
     const int64_t kp = round_up(k, 64);
     switch (f) {
-        case Format::kFloat32: return kp * 128;
+        case Format::kFloat32:
+            return kp * 128;
         case Format::kFloat16:
-        case Format::kBFloat16: return kp * 64;
-        case Format::kInt8: return kp * 32 + 128;
+        case Format::kBFloat16:
+            return kp * 64;
+        case Format::kInt8:
+            return kp * 32 + 128;
         default: {
             const int64_t g = group_of(f), whole = kp / 128, rest = kp % 128;
             return whole * (2048 + 128 / g * 64) + (rest ? 1024 + (g >= 64 ? 1 : 64 / g) * 64 : 0);
@@ -65,14 +72,14 @@ constexpr int64_t panel_bytes(Format f, int64_t k) {
 //   kFloat32   a32[T][k_padded]                                     row-major
 //   kBFloat16  a16[T/16][k_padded/32][16][32]                       tile-major, RNE, denormals flushed
 //   kInt8      a8 [T/16][k_padded/64][16][64] s8, scale[T/16][KB][16] fp32, sum[T/16][k_padded/32][16] int32
-//              KB = ceil(k_padded/128): one scale per row and 128 of K: q = rne(x * (127/amax)), scale = amax * (1/127),
-//              amax = 0: q = 0, scale = 0 (kernels.md 3.5). sum is the sum of q over each 32 of K.
+//              KB = ceil(k_padded/128): one scale per row and 128 of K: q = rne(x * (127/amax)), scale = amax
+//              * (1/127), amax = 0: q = 0, scale = 0 (kernels.md 3.5). sum is the sum of q over each 32 of K.
 struct Operand {
     OperandKind kind;
     int64_t k_padded;
-    void* data;      // float, uint16_t (bf16) or int8_t
-    float* scale;    // kInt8 only
-    int32_t* sum;    // kInt8 only
+    void* data;    // float, uint16_t (bf16) or int8_t
+    float* scale;  // kInt8 only
+    int32_t* sum;  // kInt8 only
 };
 
 constexpr int64_t operand_bytes(OperandKind kind, int64_t rows, int64_t k) {  // of `data`, rows padded to 16
@@ -84,8 +91,8 @@ constexpr int64_t operand_bytes(OperandKind kind, int64_t rows, int64_t k) {  //
 struct LinearOut {
     float* y;
     int64_t stride;
-    const float* bias;      // nullable, [N]
-    const float* addend;    // nullable; may alias y
+    const float* bias;    // nullable, [N]
+    const float* addend;  // nullable; may alias y
     int64_t addend_stride;
 };
 
@@ -97,8 +104,8 @@ using LinearKernel = void(const PackedWeight& w, const Operand& a, int64_t rows,
 using OperandKernel = void(const float* x, int64_t stride, int64_t k, const Operand& out, int64_t begin,
                            int64_t end) noexcept;
 
-// y = x / sqrt(mean(x^2) + eps) * (weight + weight_offset), straight into an operand. Row r of the output is row
-// index[r] of x (index may be null: r itself). Mean: 16 lanes, fixed tree; true division and square root.
+// y = x / sqrt(mean(x^2) + eps) * (weight + weight_offset), straight into an operand. Row r of the output is
+// row index[r] of x (index may be null: r itself). Mean: 16 lanes, fixed tree; true division and square root.
 struct NormArgs {
     const float* x;
     int64_t stride, width;
@@ -120,8 +127,9 @@ struct GatedArgs {
 using GatedKernel = void(const GatedArgs&, int64_t row_begin, int64_t row_end, std::byte* scratch) noexcept;
 
 // One layer's keys and values: blocks of 64 tokens, all KV heads, [kv_head][K 64*D | V 64*D].
-//   bfloat16  K [4 token groups of 16][D/32][16 dim pairs][16 tokens][2], V [2 token groups of 32][D/16][16 token pairs][16 dims][2]
-//   float32   K [4 token groups of 16][D][16 tokens],                     V [64 tokens][D]
+//   bfloat16  K [4 token groups of 16][D/32][16 dim pairs][16 tokens][2], V [2 token groups of 32][D/16][16
+//   token pairs][16 dims][2] float32   K [4 token groups of 16][D][16 tokens],                     V [64
+//   tokens][D]
 // D is head_dim rounded up to 32 (pad dims hold zeros). block_bytes = num_kv_heads * 2 * 64 * D * (2 or 4).
 struct KVLayer {
     std::byte* blocks;
@@ -133,42 +141,44 @@ struct KVLayer {
 // The ragged batch, as in StepInput (all int32).
 struct Batch {
     int64_t num_rows, num_requests, max_blocks;
-    const int32_t* tokens;        // [T]
-    const int32_t* positions;     // [T]
-    const int32_t* query_start;   // [B+1]
-    const int32_t* context_len;   // [B]
-    const int32_t* row_request;   // [T] which request a row belongs to
+    const int32_t* tokens;       // [T]
+    const int32_t* positions;    // [T]
+    const int32_t* query_start;  // [B+1]
+    const int32_t* context_len;  // [B]
+    const int32_t* row_request;  // [T] which request a row belongs to
 };
 
 // After the qkv product: optional per-head norm of q and k, RoPE, rounding, q out and k, v into the cache.
-// Work unit: one KV head with its query heads, all rows (so that one thread owns a head's blocks: the first token of
-// a V group of 32 zeroes the group). RoPE: rotate-half pairs (i, i + rotary/2): x*cos - y*sin, y*cos + x*sin:
-// fma(x, cos, -(y*sin)), fma(y, cos, x*sin).
+// Work unit: one KV head with its query heads, all rows (so that one thread owns a head's blocks: the first
+// token of a V group of 32 zeroes the group). RoPE: rotate-half pairs (i, i + rotary/2): x*cos - y*sin, y*cos
+// + x*sin: fma(x, cos, -(y*sin)), fma(y, cos, x*sin).
 struct RopeWriteArgs {
-    const float* qkv;           // [T, Q + 2C]
+    const float* qkv;  // [T, Q + 2C]
     int64_t stride;
     int32_t num_heads, rotary_dim;  // rotary_dim <= head_dim; 0: no positions
-    const float* q_norm;        // nullable, [D]
+    const float* q_norm;            // nullable, [D]
     const float* k_norm;
     float eps, norm_offset;
-    const float* cos_table;     // [max_context, rotary_dim/2]
+    const float* cos_table;  // [max_context, rotary_dim/2]
     const float* sin_table;
-    const int32_t* block_table; // [B, M] of this layer's group
+    const int32_t* block_table;  // [B, M] of this layer's group
     KVLayer kv;
-    void* q;                    // out: [T, num_heads * padded_dim] bf16 (uint16_t) or fp32, row-major
+    void* q;  // out: [T, num_heads * padded_dim] bf16 (uint16_t) or fp32, row-major
 };
-using RopeWriteKernel = void(const RopeWriteArgs&, const Batch&, int64_t kv_head, std::byte* scratch) noexcept;
+using RopeWriteKernel = void(const RopeWriteArgs&, const Batch&, int64_t kv_head,
+                             std::byte* scratch) noexcept;
 
-// Paged attention (kernels.md 5.2): splits of 512 tokens at absolute positions, exact max in a split, merged in order.
+// Paged attention (kernels.md 5.2): splits of 512 tokens at absolute positions, exact max in a split, merged
+// in order.
 struct AttentionArgs {
-    const void* q;              // as written above
+    const void* q;  // as written above
     int32_t num_heads;
-    float scale;                // applied to the scores
-    float softcap;              // 0: none; else s = softcap * tanh(s * scale / softcap)
-    int32_t window;             // 0: full; else a row at position p reads positions > p - window
+    float scale;     // applied to the scores
+    float softcap;   // 0: none; else s = softcap * tanh(s * scale / softcap)
+    int32_t window;  // 0: full; else a row at position p reads positions > p - window
     const int32_t* block_table;
     KVLayer kv;
-    float* y;                   // [T, num_heads * head_dim] fp32
+    float* y;  // [T, num_heads * head_dim] fp32
     int64_t stride;
 };
 // Query rows [row_begin, row_end) (flat row indices, all of request `request`), the heads of one KV head.
@@ -178,15 +188,15 @@ using AttentionKernel = void(const AttentionArgs&, const Batch&, int64_t request
 // Rows of an embedding table in its own row-major dtype, widened to fp32.
 struct EmbedArgs {
     const void* table;
-    Format format;              // kFloat32, kFloat16 or kBFloat16
+    Format format;  // kFloat32, kFloat16 or kBFloat16
     int64_t width;
-    float* y;                   // [T, width]
+    float* y;  // [T, width]
 };
 using EmbedKernel = void(const EmbedArgs&, const Batch&, int64_t row_begin, int64_t row_end) noexcept;
 
 // Sampling of R rows (SamplingRows in step.py, field by field). Scratch per worker: see sampler.cpp.
 struct SampleArgs {
-    const float* logits;        // [R, V], raw; read only
+    const float* logits;  // [R, V], raw; read only
     int64_t vocab;
     const float *temperature, *top_p, *min_p, *typical_p;
     const float *repetition_penalty, *presence_penalty, *frequency_penalty;
@@ -196,18 +206,21 @@ struct SampleArgs {
     const int32_t *history_start, *history_token, *history_count;
     const int32_t *bias_start, *bias_token;
     const float* bias_value;
-    const uint32_t* allowed;    // nullable, [R, ceil(V/32)]
-    int64_t max_logprobs;       // columns of top_*
-    int32_t* sampled;           // [R]
-    float* logprob;             // [R]
-    int32_t* rank;              // [R]
-    int32_t* top_token;         // [R, max_logprobs]
+    const uint32_t* allowed;  // nullable, [R, ceil(V/32)]
+    int64_t max_logprobs;     // columns of top_*
+    int32_t* sampled;         // [R]
+    float* logprob;           // [R]
+    int32_t* rank;            // [R]
+    int32_t* top_token;       // [R, max_logprobs]
     float* top_logprob;
 };
 using SampleKernel = void(const SampleArgs&, int64_t row, std::byte* scratch) noexcept;
-constexpr int64_t sample_scratch_bytes(int64_t vocab) { return round_up(vocab, 64) * 32 + (int64_t{1} << 16); }
+constexpr int64_t sample_scratch_bytes(int64_t vocab) {
+    return round_up(vocab, 64) * 32 + (int64_t{1} << 16);
+}
 
-// Everything one instruction set brings. Chosen once, at load (dispatch.cpp); tests walk all that can run here.
+// Everything one instruction set brings. Chosen once, at load (dispatch.cpp); tests walk all that can run
+// here.
 struct KernelTable {
     const char* isa;
     LinearKernel *linear_float32, *linear_float16, *linear_bfloat16, *linear_int8, *linear_int4;
@@ -220,7 +233,8 @@ struct KernelTable {
     SampleKernel* sample;
 };
 
-// Breaks row-independence on purpose (tests only): 0 none, 1 linear sums depend on M, 2 KV splits depend on the context.
+// Breaks row-independence on purpose (tests only): 0 none, 1 linear sums depend on M, 2 KV splits depend on
+// the context.
 extern int g_break_invariance;
 
 }  // namespace penstock

@@ -72,10 +72,14 @@ void Program::plan_attention(const Step& step, const OpRecord& op) {
 int64_t Program::num_units(const OpRecord& op) const noexcept {
     const int64_t rows = op.rows == Rows::kStep ? step_->batch.num_rows : step_->num_logit_rows;
     switch (op.kind) {
-        case OpKind::kLinear: return rows == 0 ? 0 : op.weight.num_panels;
-        case OpKind::kRopeWrite: return op.rope.kv.num_kv_heads;
-        case OpKind::kAttention: return static_cast<int64_t>(tiles_.size());
-        default: return rows;
+        case OpKind::kLinear:
+            return rows == 0 ? 0 : op.weight.num_panels;
+        case OpKind::kRopeWrite:
+            return op.rope.kv.num_kv_heads;
+        case OpKind::kAttention:
+            return static_cast<int64_t>(tiles_.size());
+        default:
+            return rows;
     }
 }
 
@@ -95,7 +99,7 @@ void Program::work(int worker) noexcept {
     for (std::size_t i = 0; i < ops_.size(); ++i) {
         const auto start = is_profiling_ ? Clock::now() : Clock::time_point{};
         run_op(ops_[i], units_[i], worker);
-        pool_->barrier();
+        units_[i].wait();
         if (is_profiling_ && worker == 0)
             op_ns_[i] = std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count();
     }
@@ -133,22 +137,34 @@ void Program::run_op(const OpRecord& op, Units& units, int worker) noexcept {
         }
         case OpKind::kLinear: {
             const Value& y = value(op.output);
-            const LinearOut out{floats(op.output), y.width, op.bias, op.addend < 0 ? nullptr : floats(op.addend),
+            const LinearOut out{floats(op.output), y.width, op.bias,
+                                op.addend < 0 ? nullptr : floats(op.addend),
                                 op.addend < 0 ? 0 : value(op.addend).width};
             const Operand a = operand(op.input);
             LinearKernel* kernel = nullptr;
             switch (op.weight.format) {
-                case Format::kFloat32: kernel = kernels_.linear_float32; break;
-                case Format::kFloat16: kernel = kernels_.linear_float16; break;
-                case Format::kBFloat16: kernel = kernels_.linear_bfloat16; break;
-                case Format::kInt8: kernel = kernels_.linear_int8; break;
-                default: kernel = kernels_.linear_int4; break;
+                case Format::kFloat32:
+                    kernel = kernels_.linear_float32;
+                    break;
+                case Format::kFloat16:
+                    kernel = kernels_.linear_float16;
+                    break;
+                case Format::kBFloat16:
+                    kernel = kernels_.linear_bfloat16;
+                    break;
+                case Format::kInt8:
+                    kernel = kernels_.linear_int8;
+                    break;
+                default:
+                    kernel = kernels_.linear_int4;
+                    break;
             }
             int64_t grain = kLinearUnitBytes / op.weight.panel_bytes;
             grain = grain < 4 ? 4 : grain;  // four panels: four streams
             const int64_t share = op.weight.num_panels / pool_->workers();
             if (grain > share) grain = share < 1 ? 1 : share;
-            while (units.take(worker, grain, begin, end)) kernel(op.weight, a, rows, out, begin, end, scratch);
+            while (units.take(worker, grain, begin, end))
+                kernel(op.weight, a, rows, out, begin, end, scratch);
             return;
         }
         case OpKind::kRopeWrite: {

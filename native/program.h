@@ -1,7 +1,7 @@
 // A recorded program: built once per model, run in one native call per step.
 //
 // Values live in an arena at offsets that Python's lowering planned by liveness. Every op is dealt to the
-// workers in units that write disjoint outputs; a barrier stands between two ops.
+// workers in units that write disjoint outputs; the next op begins when all units of this one are done.
 #pragma once
 #include <memory>
 #include <vector>
@@ -14,8 +14,8 @@ namespace penstock {
 
 // A value of the program: fp32 rows, an operand, or the query rows.
 struct Value {
-    int64_t offset;   // bytes into the arena
-    int64_t width;    // floats of a row, or K of an operand
+    int64_t offset;  // bytes into the arena
+    int64_t width;   // floats of a row, or K of an operand
     OperandKind kind;
     bool is_operand;
     int64_t max_rows;

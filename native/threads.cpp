@@ -28,8 +28,18 @@ class FlushDenormals {
 #endif
 };
 
-constexpr int kBarrierSpins = 20000;  // then yield: a neighbour may need this core to let the last worker arrive
-constexpr int kIdleSpins = 4000;      // about 100 us between steps, then the futex (36 us to wake)
+constexpr int kBarrierSpins = 2000;  // then yield: a neighbour may need this core for what is waited for
+constexpr int kIdleSpins = 4000;     // about 100 us between steps, then the futex (36 us to wake)
+
+template <class Condition>
+void spin_until(Condition&& holds) noexcept {
+    for (int spin = 0; !holds(); ++spin) {
+        if (spin < kBarrierSpins)
+            pause();
+        else
+            std::this_thread::yield();
+    }
+}
 
 }  // namespace
 
@@ -41,12 +51,7 @@ void Barrier::wait() noexcept {
         phase_.store(phase + 1, std::memory_order_release);
         return;
     }
-    for (int spin = 0; phase_.load(std::memory_order_acquire) == phase; ++spin) {
-        if (spin < kBarrierSpins)
-            pause();
-        else
-            std::this_thread::yield();
-    }
+    spin_until([&] { return phase_.load(std::memory_order_acquire) != phase; });
 }
 
 Pool::Pool(int workers) : workers_(workers), scratch_(static_cast<std::size_t>(workers)), barrier_(workers) {
@@ -74,7 +79,8 @@ void Pool::reserve_scratch(int64_t bytes) {
     if (bytes <= scratch_bytes_) return;
     release_scratch();
     for (auto& scratch : scratch_) {
-        scratch = static_cast<std::byte*>(std::aligned_alloc(4096, static_cast<std::size_t>(round_up(bytes, 4096))));
+        scratch = static_cast<std::byte*>(
+            std::aligned_alloc(4096, static_cast<std::size_t>(round_up(bytes, 4096))));
         if (scratch == nullptr) throw std::bad_alloc();
     }
     scratch_bytes_ = bytes;
@@ -84,49 +90,65 @@ void Pool::run(Job job) noexcept {
     FlushDenormals flush;
     if (workers_ > 1) {
         job_ = job;
-        running_.store(workers_ - 1, std::memory_order_relaxed);
+        left_.store(0, std::memory_order_relaxed);
+        joined_.store(0, std::memory_order_release);
         epoch_.fetch_add(1, std::memory_order_release);
         epoch_.notify_all();
     }
     job.run(job.self, 0);
-    for (int spin = 0; running_.load(std::memory_order_acquire) != 0; ++spin) {
-        if (spin < kBarrierSpins)
-            pause();
-        else
-            std::this_thread::yield();
-    }
+    if (workers_ == 1) return;
+    const uint32_t joined = joined_.fetch_or(kClosed, std::memory_order_acq_rel);
+    spin_until([&] { return left_.load(std::memory_order_acquire) == joined; });
 }
 
 void Pool::loop(int worker) noexcept {
     FlushDenormals flush;
     uint32_t seen = 0;
     for (;;) {
-        for (int spin = 0; spin < kIdleSpins && epoch_.load(std::memory_order_acquire) == seen; ++spin) pause();
+        for (int spin = 0; spin < kIdleSpins && epoch_.load(std::memory_order_acquire) == seen; ++spin)
+            pause();
         epoch_.wait(seen, std::memory_order_acquire);
         seen = epoch_.load(std::memory_order_acquire);
         if (stopping_) return;
+        uint32_t joined = joined_.load(std::memory_order_acquire);
+        while ((joined & kClosed) == 0 &&
+               !joined_.compare_exchange_weak(joined, joined + 1, std::memory_order_acq_rel)) {
+        }
+        if ((joined & kClosed) != 0) continue;
         job_.run(job_.self, worker);
-        running_.fetch_sub(1, std::memory_order_release);
+        left_.fetch_add(1, std::memory_order_release);
     }
 }
 
 void Units::reset(int64_t count) noexcept {
+    count_ = count;
+    done().store(0, std::memory_order_relaxed);
     for (int worker = 0; worker < workers_; ++worker) {
-        next_[static_cast<std::size_t>(worker)].next.store(count * worker / workers_, std::memory_order_relaxed);
-        next_[static_cast<std::size_t>(worker)].end = count * (worker + 1) / workers_;
+        Slot& slot = next_[static_cast<std::size_t>(worker)];
+        slot.next.store(count * worker / workers_, std::memory_order_relaxed);
+        slot.end = count * (worker + 1) / workers_;
+        slot.held = 0;
     }
 }
 
 bool Units::take(int worker, int64_t grain, int64_t& begin, int64_t& end) noexcept {
+    int64_t& held = next_[static_cast<std::size_t>(worker)].held;
+    if (held != 0) done().fetch_add(held, std::memory_order_release);
+    held = 0;
     for (int i = 0; i < workers_; ++i) {
         Slot& slot = next_[static_cast<std::size_t>((worker + i) % workers_)];
         if (slot.next.load(std::memory_order_relaxed) >= slot.end) continue;
         begin = slot.next.fetch_add(grain, std::memory_order_relaxed);
         if (begin >= slot.end) continue;
         end = begin + grain < slot.end ? begin + grain : slot.end;
+        held = end - begin;
         return true;
     }
     return false;
+}
+
+void Units::wait() noexcept {
+    spin_until([&] { return done().load(std::memory_order_acquire) == count_; });
 }
 
 }  // namespace penstock

@@ -1,7 +1,9 @@
-// One persistent pool: every worker runs the same function; the caller is worker 0.
+// One persistent pool: every worker that is awake in time runs the same function; the caller is worker 0.
 //
-// Workers spin for a moment after a run, then park on a futex. All of them run with FTZ and DAZ set; the caller's
-// control register is restored. Which worker does which unit never changes a bit: units write disjoint outputs.
+// Workers spin for a moment after a run, then park on a futex. All of them run with FTZ and DAZ set; the
+// caller's control register is restored. Which worker does which unit never changes a bit: units write
+// disjoint outputs. Nobody waits for a worker, only for units: one that the system has put to sleep between
+// two units holds up nothing, and one that wakes when a run is over stays out of it.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -41,8 +43,10 @@ class Pool {
     std::byte* scratch(int worker) noexcept { return scratch_[static_cast<std::size_t>(worker)]; }
     // Grows every worker's scratch to at least `bytes`; not while a run is under way. Throws std::bad_alloc.
     void reserve_scratch(int64_t bytes);
-    // Runs job on all workers and returns when all are done.
+    // Runs job on the caller and on every worker that joins before the caller is through; returns when all
+    // have left.
     void run(Job job) noexcept;
+    // For jobs that need every worker at once (probes): returns when all have called it.
     void barrier() noexcept { barrier_.wait(); }
 
   private:
@@ -56,25 +60,33 @@ class Pool {
     Job job_{};
     bool stopping_ = false;
     alignas(128) std::atomic<uint32_t> epoch_{0};
-    alignas(128) std::atomic<int> running_{0};
+    alignas(128) std::atomic<uint32_t> joined_{kClosed};  // workers in the run, or kClosed: nobody may join
+    alignas(128) std::atomic<uint32_t> left_{0};
+    static constexpr uint32_t kClosed = uint32_t{1} << 31;
     std::vector<std::thread> threads_;
 };
 
 // Units 0..count-1 of one op, dealt to workers in contiguous ranges; whoever is done takes from the others.
 class Units {
   public:
-    explicit Units(int workers) : workers_(workers), next_(new Slot[static_cast<std::size_t>(workers)]) {}
+    explicit Units(int workers) : workers_(workers), next_(new Slot[static_cast<std::size_t>(workers) + 1]) {}
     void reset(int64_t count) noexcept;
     // The next range [begin, end) of at most `grain` units for `worker`; false when nothing is left anywhere.
+    // Taking again says that the range before is done.
     bool take(int worker, int64_t grain, int64_t& begin, int64_t& end) noexcept;
+    // Returns when every unit is done, by whomever.
+    void wait() noexcept;
 
   private:
+    int64_t count_ = 0;
     struct alignas(64) Slot {
         std::atomic<int64_t> next{0};
         int64_t end = 0;
+        int64_t held = 0;  // units its own worker works on: that worker's alone
     };
     int workers_;
-    std::unique_ptr<Slot[]> next_;
+    std::atomic<int64_t>& done() noexcept { return next_[static_cast<std::size_t>(workers_)].next; }
+    std::unique_ptr<Slot[]> next_;  // one per worker; the last one counts the units that are done
 };
 
 }  // namespace penstock

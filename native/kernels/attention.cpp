@@ -10,16 +10,22 @@ namespace {
 #if defined(__AVX2__) && !defined(__AVX512F__)
 typedef float Vector __attribute__((vector_size(32)));
 typedef uint32_t Words __attribute__((vector_size(32)));
-constexpr int kBlockRows = 2, kGroups = 1;
+constexpr int kGroups = 1;
+template <class T>
+constexpr int kBlockRows = sizeof(T) == 2 ? 2 : 6;
 PENSTOCK_INLINE Vector multiply_add(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
 #else
 using Vector = F16;
 using Words = U16;
 PENSTOCK_INLINE Vector multiply_add(Vector a, Vector b, Vector c) { return fma(a, b, c); }
 #if defined(__AVX512F__)
-constexpr int kBlockRows = 6, kGroups = 2;
+constexpr int kGroups = 2;
+template <class T>
+constexpr int kBlockRows = 6;
 #else
-constexpr int kBlockRows = 2, kGroups = 1;
+constexpr int kGroups = 1;
+template <class T>
+constexpr int kBlockRows = 2;
 #endif
 #endif
 constexpr int kVectorLanes = sizeof(Vector) / 4, kPerGroup = 16 / kVectorLanes;
@@ -109,7 +115,7 @@ void multiply_float32(const Step<float>& step, int64_t b_row) {
 // The rows of a tile in equal parts of at most kBlockRows; only the first part needs to prefetch.
 template <int kG, class T>
 PENSTOCK_INLINE void multiply_rows(Step<T> step, int64_t num_rows, int64_t b_row) {
-    const int64_t parts = (num_rows + kBlockRows - 1) / kBlockRows;
+    const int64_t parts = (num_rows + kBlockRows<T> - 1) / kBlockRows<T>;
     for (int64_t part = 0, row = 0; part < parts; ++part) {
         const int64_t count = (num_rows - row + parts - part - 1) / (parts - part);
         Step<T> some = step;
@@ -131,16 +137,16 @@ PENSTOCK_INLINE void multiply_rows(Step<T> step, int64_t num_rows, int64_t b_row
                 run.template operator()<2>();
                 break;
             case 3:
-                if constexpr (kBlockRows > 2) run.template operator()<3>();
+                if constexpr (kBlockRows < T >> 2) run.template operator()<3>();
                 break;
             case 4:
-                if constexpr (kBlockRows > 2) run.template operator()<4>();
+                if constexpr (kBlockRows < T >> 2) run.template operator()<4>();
                 break;
             case 5:
-                if constexpr (kBlockRows > 2) run.template operator()<5>();
+                if constexpr (kBlockRows < T >> 2) run.template operator()<5>();
                 break;
             default:
-                if constexpr (kBlockRows > 2) run.template operator()<6>();
+                if constexpr (kBlockRows < T >> 2) run.template operator()<6>();
                 break;
         }
     }

@@ -9,95 +9,96 @@ namespace penstock::PENSTOCK_ISA {
 namespace {
 
 constexpr int64_t kStepBytes = 1024;  // 64 k x 32 columns
+constexpr int64_t kHalfBytes = 512;   // 16 of the columns
 
 template <int G>
 struct Int4 : BlockDriver<Int4<G>> {
-    static int64_t block_bytes(const PackedWeight&) { return 2 * kStepBytes + kBlockK / G * 64; }
+    static constexpr int64_t kBlockBytes = 2 * kStepBytes + kBlockK / G * 64;
+    static constexpr int kSlices = G / 32;  // of a group, but for one that K cuts short
+    static int64_t block_bytes(const PackedWeight&) { return kBlockBytes; }
 
-    // The groups of one block: `slices` of 32 K each, `scales` after the codes.
-    struct Block {
-        int64_t num_k, slices, groups;
-        const std::byte *weights, *scales;
-
-        Block(const BlockRun& at, int64_t k) {
-            num_k = at.num_k - k < kBlockK ? at.num_k - k : kBlockK;
-            slices = (G < num_k ? G : num_k) / 32;
-            groups = num_k / 32 / slices;
-            weights = at.weights + k / kBlockK * (2 * kStepBytes + kBlockK / G * 64);
-            scales = weights + num_k * 16;
-        }
-    };
+    static constexpr bool begins_group(int64_t slice) { return slice % kSlices == 0; }
+    static constexpr bool ends_group(int64_t slice, int64_t slices) {
+        return (slice + 1) % kSlices == 0 || slice + 1 == slices;
+    }
 
 #if defined(__AVX512VNNI__)
-    static constexpr int kMaxRows = 8;
+    static constexpr int64_t kStreamRows = 16, kBlockRows = 8;
 
-    template <int R, bool kAhead, bool kHigh>
-    PENSTOCK_INLINE void slice(const std::byte* weights, const int8_t* codes, __m512i (&c)[R][2]) {
+    // 32 K of kTiles halves of the panel onto c.
+    template <int R, int kTiles, bool kHigh>
+    PENSTOCK_INLINE void slice(const std::byte* weights, const int8_t* codes, __m512i (&c)[R][2], int first) {
         const __m512i mask = _mm512_set1_epi8(15);
 #pragma GCC unroll 8
         for (int r = 0; r < 8; ++r) {
-            const std::byte* row = weights + r * 64;
-            if constexpr (kAhead && !kHigh) {
-                _mm_prefetch(row + kAheadBytes, _MM_HINT_T0);
-                _mm_prefetch(row + kAheadBytes + 512, _MM_HINT_T0);
+            __m512i w[kTiles];
+            for (int t = 0; t < kTiles; ++t) {
+                w[t] = _mm512_loadu_si512(weights + (first + t) * kHalfBytes + r * 64);
+                w[t] = _mm512_and_si512(kHigh ? _mm512_srli_epi16(w[t], 4) : w[t], mask);
             }
-            __m512i w0 = _mm512_loadu_si512(row), w1 = _mm512_loadu_si512(row + 512);
-            if constexpr (kHigh) {
-                w0 = _mm512_srli_epi16(w0, 4);
-                w1 = _mm512_srli_epi16(w1, 4);
-            }
-            w0 = _mm512_and_si512(w0, mask);
-            w1 = _mm512_and_si512(w1, mask);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
             for (int m = 0; m < R; ++m) {
                 const __m512i a = four_codes(codes + m * 64 + r * 4);
-                c[m][0] = _mm512_dpbusd_epi32(c[m][0], w0, a);
-                c[m][1] = _mm512_dpbusd_epi32(c[m][1], w1, a);
+                for (int t = 0; t < kTiles; ++t)
+                    c[m][first + t] = _mm512_dpbusd_epi32(c[m][first + t], w[t], a);
             }
         }
     }
 
-    template <int R, bool kAhead>
-    static void run(const BlockRun& at) noexcept {
-        for (int64_t k = 0; k < at.num_k; k += kBlockK) {
-            const Block block(at, k);
-            const std::byte* weights = block.weights;
-            const int8_t* codes = at.codes + k / 64 * kTileRows * 64;
-            F16 v[R][2] = {};
-            for (int64_t g = 0; g < block.groups; ++g) {
-                alignas(64) int32_t start[kTileRows];
-                const int64_t first = g * block.slices;
-                start_values<8>(at.code_sums + (k / 32 + first) * 16, block.slices, start);
-                __m512i c[R][2];
-#pragma GCC unroll 8
-                for (int m = 0; m < R; ++m) c[m][0] = c[m][1] = _mm512_set1_epi32(start[at.lane + m]);
-                if constexpr (G == 32) {
-                    if (g % 2 == 0) {
-                        slice<R, kAhead, false>(weights, codes, c);
-                    } else {
-                        slice<R, kAhead, true>(weights, codes + 32, c);
-                        weights += kStepBytes;
-                        codes += kTileRows * 64;
-                    }
-                } else {
-                    for (int64_t i = 0; i < block.slices; i += 2) {
-                        slice<R, kAhead, false>(weights, codes, c);
-                        slice<R, kAhead, true>(weights, codes + 32, c);
-                        weights += kStepBytes;
-                        codes += kTileRows * 64;
-                    }
-                }
-                F16 scale[2];
-                for (int t = 0; t < 2; ++t)
-                    scale[t] = widen_fp16(reinterpret_cast<const uint16_t*>(block.scales + g * 64 + t * 32));
-#pragma GCC unroll 8
-                for (int m = 0; m < R; ++m)
-                    for (int t = 0; t < 2; ++t) {
-                        const F16 f = exact_float(c[m][t]);
-                        v[m][t] = g == 0 ? f * scale[t] : fma(f, scale[t], v[m][t]);
-                    }
+    template <int R, int kTiles>
+    PENSTOCK_INLINE void begin(const int32_t* start, __m512i (&c)[R][2], int first) {
+#pragma GCC unroll 16
+        for (int m = 0; m < R; ++m)
+            for (int t = first; t < first + kTiles; ++t) c[m][t] = _mm512_set1_epi32(start[m]);
+    }
+
+    template <int R, int kTiles>
+    PENSTOCK_INLINE void end(const std::byte* scales, const __m512i (&c)[R][2], F16 (&v)[R][2], int first,
+                             bool is_first) {
+        for (int t = first; t < first + kTiles; ++t) {
+            const F16 scale = widen_fp16(reinterpret_cast<const uint16_t*>(scales + t * 32));
+#pragma GCC unroll 16
+            for (int m = 0; m < R; ++m) {
+                const F16 f = exact_float(c[m][t]);
+                v[m][t] = is_first ? f * scale : fma(f, scale, v[m][t]);
             }
-#pragma GCC unroll 8
+        }
+    }
+
+    template <int R, bool kStream>
+    static void run(const BlockRun& at) noexcept {
+        constexpr int kTiles = kStream ? 1 : 2;  // halves of the panel at a time
+        const std::byte* block = at.weights;
+        const int8_t* codes = at.codes;
+        for (int64_t k = 0; k < at.num_k; k += kBlockK, block += kBlockBytes) {
+            const int64_t steps = at.num_k - k < kBlockK ? 1 : 2;
+            const std::byte* const scales = block + steps * kStepBytes;
+            alignas(64) int32_t starts[kBlockK / G][kTileRows];
+            for (int64_t i = 0; i < 2 * steps; i += kSlices)
+                start_values<8>(at.code_sums + (k / 32 + i) * 16, kSlices < 2 * steps ? kSlices : 2 * steps,
+                                starts[i / kSlices]);
+            __m512i c[R][2];
+            F16 v[R][2];
+            if constexpr (G == 128) begin<R, 2>(starts[0] + at.lane, c, 0);
+            for (int64_t step = 0; step < steps; ++step, codes += kTileRows * 64) {
+                const std::byte* const weights = block + step * kStepBytes;
+                if constexpr (!kStream) prefetch_lines(at, k / 64 + step);
+#pragma GCC unroll 2
+                for (int first = 0; first < 2; first += kTiles) {
+                    const int8_t* const here = reload(codes);
+                    if constexpr (G < 128) begin<R, kTiles>(starts[step * 64 / G] + at.lane, c, first);
+                    slice<R, kTiles, false>(weights, here, c, first);
+                    if constexpr (G == 32) {
+                        end<R, kTiles>(scales + step * 128, c, v, first, step == 0);
+                        begin<R, kTiles>(starts[step * 2 + 1] + at.lane, c, first);
+                    }
+                    slice<R, kTiles, true>(weights, here + 32, c, first);
+                    if constexpr (G == 32) end<R, kTiles>(scales + step * 128 + 64, c, v, first, false);
+                    if constexpr (G == 64) end<R, kTiles>(scales + step * 64, c, v, first, step == 0);
+                }
+            }
+            if constexpr (G == 128) end<R, 2>(scales, c, v, 0, true);
+#pragma GCC unroll 16
             for (int m = 0; m < R; ++m) {
                 const F16 scale = set1(at.scales[k / kBlockK * 16 + m]);
                 float* const sums = at.sums + m * kPanel;
@@ -106,26 +107,22 @@ struct Int4 : BlockDriver<Int4<G>> {
         }
     }
 #elif defined(__AVX2__)
-    static constexpr int kMaxRows = 4;
+    static constexpr int64_t kStreamRows = 4, kBlockRows = 4;
 
-    // 32 K of 16 columns: eight products of at most 2 * 15 * 127 fit 16 bits.
-    template <int R, bool kAhead>
-    PENSTOCK_INLINE void slice(const std::byte* weights, bool is_high, const int8_t* codes,
-                               __m256i (&c)[R][2]) {
+    // 32 K of 16 columns onto c; eight products of at most 2 * 15 * 127 fit 16 bits.
+    template <int R>
+    PENSTOCK_INLINE void slice(const std::byte* weights, bool is_high, const int8_t* codes, __m256i (*c)[4]) {
         const __m256i mask = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
         const __m128i shift = _mm_cvtsi32_si128(is_high ? 4 : 0);
         __m256i d[R][2];
         for (int m = 0; m < R; ++m) d[m][0] = d[m][1] = _mm256_setzero_si256();
         for (int r = 0; r < 8; ++r) {
             const auto* row = reinterpret_cast<const __m256i*>(weights + r * 64);
-            if constexpr (kAhead) _mm_prefetch(weights + r * 64 + kAheadBytes, _MM_HINT_T0);
             const __m256i w0 = _mm256_and_si256(_mm256_srl_epi16(_mm256_loadu_si256(row), shift), mask);
             const __m256i w1 = _mm256_and_si256(_mm256_srl_epi16(_mm256_loadu_si256(row + 1), shift), mask);
 #pragma GCC unroll 4
             for (int m = 0; m < R; ++m) {
-                int32_t four;
-                std::memcpy(&four, codes + m * 64 + r * 4, 4);
-                const __m256i a = _mm256_set1_epi32(four);
+                const __m256i a = four_codes(codes + m * 64 + r * 4);
                 d[m][0] = _mm256_add_epi16(d[m][0], _mm256_maddubs_epi16(w0, a));
                 d[m][1] = _mm256_add_epi16(d[m][1], _mm256_maddubs_epi16(w1, a));
             }
@@ -134,78 +131,82 @@ struct Int4 : BlockDriver<Int4<G>> {
             for (int t = 0; t < 2; ++t) c[m][t] = _mm256_add_epi32(c[m][t], _mm256_madd_epi16(d[m][t], ones));
     }
 
-    template <int R, bool kAhead>
+    template <int R, bool kStream>
     static void run(const BlockRun& at) noexcept {
-        for (int64_t k = 0; k < at.num_k; k += kBlockK) {
-            const Block block(at, k);
-            for (int half = 0; half < 2; ++half) {
-                __m256 v[R][2] = {};
-                for (int64_t g = 0; g < block.groups; ++g) {
-                    __m256i c[R][2];
-                    for (int m = 0; m < R; ++m) {
-                        int32_t total = 0;
-                        for (int64_t i = 0; i < block.slices; ++i)
-                            total += at.code_sums[(k / 32 + g * block.slices + i) * 16 + at.lane + m];
-                        c[m][0] = c[m][1] = _mm256_set1_epi32(-8 * total);
-                    }
-                    for (int64_t i = g * block.slices; i < (g + 1) * block.slices; ++i)
-                        slice<R, kAhead>(block.weights + i / 2 * kStepBytes + half * 512, i % 2 == 1,
-                                         at.codes + (k / 64 + i / 2) * kTileRows * 64 + i % 2 * 32, c);
-                    for (int t = 0; t < 2; ++t) {
-                        const __m256 scale = _mm256_cvtph_ps(_mm_loadu_si128(
-                            reinterpret_cast<const __m128i*>(block.scales + g * 64 + half * 32 + t * 16)));
-                        for (int m = 0; m < R; ++m) {
-                            const __m256 f = _mm256_cvtepi32_ps(c[m][t]);
-                            v[m][t] = g == 0 ? _mm256_mul_ps(f, scale) : _mm256_fmadd_ps(f, scale, v[m][t]);
+        const std::byte* block = at.weights;
+        const int8_t* codes = at.codes;
+        for (int64_t k = 0; k < at.num_k; k += kBlockK, block += kBlockBytes) {
+            const int64_t steps = at.num_k - k < kBlockK ? 1 : 2, slices = 2 * steps;
+            __m256i c[R][4] = {};
+            __m256 v[R][4] = {};
+            for (int64_t step = 0; step < steps; ++step, codes += kTileRows * 64)
+                for (int half = 0; half < 4; half += 2)
+                    for (int64_t i = 2 * step; i < 2 * step + 2; ++i) {
+                        const int64_t group = i / kSlices;
+                        if (begins_group(i))
+                            for (int m = 0; m < R; ++m) {
+                                int32_t total = 0;
+                                for (int64_t s = i; s < i + kSlices && s < slices; ++s)
+                                    total += at.code_sums[(k / 32 + s) * 16 + at.lane + m];
+                                c[m][half] = c[m][half + 1] = _mm256_set1_epi32(-8 * total);
+                            }
+                        __m256i(*const columns)[4] = reinterpret_cast<__m256i(*)[4]>(&c[0][half]);
+                        slice<R>(block + step * kStepBytes + half / 2 * kHalfBytes, i % 2 == 1,
+                                 codes + i % 2 * 32, columns);
+                        if (!ends_group(i, slices)) continue;
+                        const std::byte* scales = block + steps * kStepBytes + group * 64;
+                        for (int t = half; t < half + 2; ++t) {
+                            const __m256 scale = _mm256_cvtph_ps(
+                                _mm_loadu_si128(reinterpret_cast<const __m128i*>(scales + t * 16)));
+                            for (int m = 0; m < R; ++m) {
+                                const __m256 f = _mm256_cvtepi32_ps(c[m][t]);
+                                v[m][t] =
+                                    group == 0 ? _mm256_mul_ps(f, scale) : _mm256_fmadd_ps(f, scale, v[m][t]);
+                            }
                         }
                     }
-                }
-                for (int m = 0; m < R; ++m) {
-                    const __m256 scale = _mm256_set1_ps(at.scales[k / kBlockK * 16 + m]);
-                    float* const sums = at.sums + m * kPanel + half * 16;
-                    for (int t = 0; t < 2; ++t)
-                        _mm256_storeu_ps(sums + 8 * t,
-                                         _mm256_fmadd_ps(v[m][t], scale, _mm256_loadu_ps(sums + 8 * t)));
-                }
+            for (int m = 0; m < R; ++m) {
+                const __m256 scale = _mm256_set1_ps(at.scales[k / kBlockK * 16 + m]);
+                float* const sums = at.sums + m * kPanel;
+                for (int t = 0; t < 4; ++t)
+                    _mm256_storeu_ps(sums + 8 * t,
+                                     _mm256_fmadd_ps(v[m][t], scale, _mm256_loadu_ps(sums + 8 * t)));
             }
         }
     }
 #else
-    static constexpr int kMaxRows = 4;
+    static constexpr int64_t kStreamRows = 1, kBlockRows = 1;
 
-    template <int R, bool kAhead>
+    template <int R, bool kStream>
     static void run(const BlockRun& at) noexcept {
-        for (int64_t k = 0; k < at.num_k; k += kBlockK) {
-            const Block block(at, k);
-            for (int m = 0; m < R; ++m) {
-                float v[kPanel] = {};
-                for (int64_t g = 0; g < block.groups; ++g) {
-                    int32_t c[kPanel] = {};
-                    for (int64_t i = g * block.slices * 32; i < (g + 1) * block.slices * 32; ++i) {
-                        const int32_t a = at.codes[((k + i) / 64 * kTileRows + m) * 64 + i % 64];
-                        const auto* row = reinterpret_cast<const uint8_t*>(block.weights) +
-                                          i / 64 * kStepBytes + i % 32 / 4 * 64 + i % 4;
-                        const int shift = i % 64 < 32 ? 0 : 4;
-                        for (int j = 0; j < kPanel; ++j)
-                            c[j] += a * ((row[j / 16 * 512 + j % 16 * 4] >> shift & 15) - 8);
-                    }
-                    for (int half = 0; half < 2; ++half) {
-                        const F16 scale =
-                            widen_fp16(reinterpret_cast<const uint16_t*>(block.scales + g * 64 + half * 32));
-                        for (int j = half * 16; j < half * 16 + 16; ++j) {
-                            const float f = static_cast<float>(c[j]), s = scale[j % 16];
-                            v[j] = g == 0 ? f * s : __builtin_fmaf(f, s, v[j]);
-                        }
+        const std::byte* block = at.weights;
+        for (int64_t k = 0; k < at.num_k; k += kBlockK, block += kBlockBytes) {
+            const int64_t here = at.num_k - k < kBlockK ? at.num_k - k : kBlockK, group = G < here ? G : here;
+            float v[kPanel] = {};
+            for (int64_t g = 0; g < here / group; ++g) {
+                int32_t c[kPanel] = {};
+                for (int64_t i = g * group; i < (g + 1) * group; ++i) {
+                    const int32_t a = at.codes[(k + i) / 64 * kTileRows * 64 + i % 64];
+                    const auto* row = reinterpret_cast<const uint8_t*>(block) + i / 64 * kStepBytes +
+                                      i % 32 / 4 * 64 + i % 4;
+                    const int shift = i % 64 < 32 ? 0 : 4;
+                    for (int j = 0; j < kPanel; ++j)
+                        c[j] += a * ((row[j / 16 * kHalfBytes + j % 16 * 4] >> shift & 15) - 8);
+                }
+                for (int t = 0; t < 2; ++t) {
+                    const std::byte* scales = block + here * 16 + g * 64 + t * 32;
+                    const F16 scale = widen_fp16(reinterpret_cast<const uint16_t*>(scales));
+                    for (int j = 16 * t; j < 16 * t + 16; ++j) {
+                        const float f = static_cast<float>(c[j]), s = scale[j % 16];
+                        v[j] = g == 0 ? f * s : __builtin_fmaf(f, s, v[j]);
                     }
                 }
-                const float scale = at.scales[k / kBlockK * 16 + m];
-                float* const sums = at.sums + m * kPanel;
-                for (int j = 0; j < kPanel; ++j) sums[j] = __builtin_fmaf(v[j], scale, sums[j]);
             }
+            for (int j = 0; j < kPanel; ++j)
+                at.sums[j] = __builtin_fmaf(v[j], at.scales[k / kBlockK * 16], at.sums[j]);
         }
     }
 #endif
-    static constexpr int64_t kStreamRows = kMaxRows;
 };
 
 }  // namespace

@@ -16,19 +16,17 @@
 namespace penstock::PENSTOCK_ISA {
 
 constexpr int64_t kBlockK = 128;
-constexpr int64_t kRowGroup = 512;    // rows whose sums wait in scratch: 64 KB a panel
-constexpr int64_t kPanelStreams = 4;  // panels that take turns while rows are few
+constexpr int64_t kRowGroup = 512;  // rows whose sums wait in scratch: 64 KB a panel
 
 struct IntegerWork {
     const PackedWeight& w;
     const Operand& a;
     int64_t first_row, rows;  // first_row is a multiple of 16
-    int64_t first_panel, panels;
+    const std::byte* panel;
     int64_t first_block, end_block;
-    float* sums;         // [panels][rows][32], added onto
+    float* sums;         // [rows][32], added onto
     std::byte* scratch;  // what is left of it, 64-byte aligned
 
-    const std::byte* panel(int64_t i) const { return w.data + (first_panel + i) * w.panel_bytes; }
     // Of the tile with row `row` (counted from first_row) and its lane: the arrays are [block][16 rows].
     const int8_t* codes(int64_t row, int64_t block) const {
         const int64_t at = first_row + row, steps = a.k_padded / 64;
@@ -68,7 +66,7 @@ PENSTOCK_INLINE void finish_panel(const float* sums, int64_t rows, int64_t n, in
     }
 }
 
-// Kernel: kStreamRows (up to so many rows, several panels at once are asked for) and accumulate.
+// Kernel brings accumulate(IntegerWork).
 template <class Kernel>
 PENSTOCK_INLINE void run_integer(const PackedWeight& w, const Operand& a, int64_t rows, const LinearOut& out,
                                  int64_t panel_begin, int64_t panel_end, std::byte* scratch) {
@@ -76,15 +74,13 @@ PENSTOCK_INLINE void run_integer(const PackedWeight& w, const Operand& a, int64_
     float* const halves = sums + kRowGroup * kPanel;
     std::byte* const rest = reinterpret_cast<std::byte*>(halves + kRowGroup * kPanel);
     const int64_t blocks = (w.k_padded + kBlockK - 1) / kBlockK;
-    const int64_t streams = rows <= Kernel::kStreamRows ? kPanelStreams : 1;
     for (int64_t row = 0; row < rows; row += kRowGroup) {
-        const int64_t count = rows - row < kRowGroup ? rows - row : kRowGroup;
-        for (int64_t p = panel_begin; p < panel_end; p += streams) {
-            const int64_t panels = panel_end - p < streams ? panel_end - p : streams;
-            const int64_t floats = panels * count * kPanel;
+        const int64_t count = rows - row < kRowGroup ? rows - row : kRowGroup, floats = count * kPanel;
+        for (int64_t p = panel_begin; p < panel_end; ++p) {
+            const std::byte* const panel = w.data + p * w.panel_bytes;
             std::memset(sums, 0, static_cast<std::size_t>(floats) * 4);
-            IntegerWork work{w, a, row, count, p, panels, 0, blocks, sums, rest};
-            if (g_break_invariance == 1 && rows > 1) {
+            IntegerWork work{w, a, row, count, panel, 0, blocks, sums, rest};
+            if (g_break_invariance == 1 && rows > 1) {  // two halves of K, added at the end
                 work.end_block = blocks / 2;
                 Kernel::accumulate(work);
                 std::memcpy(halves, sums, static_cast<std::size_t>(floats) * 4);
@@ -97,13 +93,8 @@ PENSTOCK_INLINE void run_integer(const PackedWeight& w, const Operand& a, int64_
             } else {
                 Kernel::accumulate(work);
             }
-            for (int64_t i = 0; i < panels; ++i) {
-                const float* column_scale =
-                    w.format == Format::kInt8
-                        ? reinterpret_cast<const float*>(work.panel(i) + w.k_padded * kPanel)
-                        : nullptr;
-                finish_panel(sums + i * count * kPanel, count, w.n, p + i, column_scale, out, row);
-            }
+            const auto* scales = reinterpret_cast<const float*>(panel + w.k_padded * kPanel);
+            finish_panel(sums, count, w.n, p, w.format == Format::kInt8 ? scales : nullptr, out, row);
         }
     }
 }
