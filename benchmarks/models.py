@@ -1,0 +1,119 @@
+"""Random-weight checkpoints of real shapes, written without torch: every engine under test loads the same files.
+
+python -m benchmarks.models llama-1b --out ~/.cache/penstock/bench/llama-1b
+"""
+
+import argparse
+import json
+import math
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+CASES = Path(__file__).parent / "cases"
+SPECIALS = ["<|begin_of_text|>", "<|end_of_text|>"]
+
+
+def read_case(name: str) -> dict[str, Any]:  # Any: TOML
+    return tomllib.loads((CASES / f"{name}.toml").read_text())
+
+
+def make(case: dict[str, Any], folder: Path) -> Path:
+    """Write config, tokenizer and weights of a case into `folder`, unless they are there. Returns the folder."""
+    if (folder / "model.safetensors").exists():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(case["config"] | {"torch_dtype": case["dtype"]}, indent=1))
+    _tokenizer(case["config"]["vocab_size"], folder)
+    _weights(case, folder)
+    return folder
+
+
+def _tokenizer(vocab_size: int, folder: Path) -> None:
+    """A byte-level BPE whose vocabulary is filled up with words no merge makes."""
+    alphabet = [chr(c) for c in _byte_alphabet()]
+    vocab = {token: i for i, token in enumerate(alphabet)}
+    while len(vocab) < vocab_size - len(SPECIALS):
+        vocab[f"Ġw{len(vocab)}"] = len(vocab)
+    added = [
+        {"id": vocab_size - len(SPECIALS) + i, "content": text, "single_word": False, "lstrip": False, "rstrip": False,
+         "normalized": False, "special": True}
+        for i, text in enumerate(SPECIALS)
+    ]  # fmt: skip
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    tokenizer = {
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
+        "pre_tokenizer": byte_level, "post_processor": None, "decoder": byte_level,
+        "model": {"type": "BPE", "vocab": vocab, "merges": [], "dropout": None, "unk_token": None,
+                  "continuing_subword_prefix": None, "end_of_word_suffix": None, "fuse_unk": False,
+                  "byte_fallback": False},
+    }  # fmt: skip
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    config = {
+        "bos_token": SPECIALS[0],
+        "eos_token": SPECIALS[1],
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+def _byte_alphabet() -> list[int]:
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    return printable + [0x100 + i for i in range(256 - len(printable))]
+
+
+def _weights(case: dict[str, Any], folder: Path) -> None:
+    """normal(0, 0.02), output projections smaller by the depth, so that activations stay of order one."""
+    c = case["config"]
+    hidden, layers, inner = c["hidden_size"], c["num_hidden_layers"], c["intermediate_size"]
+    width, kv_width = c["num_attention_heads"] * c["head_dim"], c["num_key_value_heads"] * c["head_dim"]
+    deep = 0.02 / math.sqrt(2 * layers)
+    shapes: dict[str, tuple[tuple[int, ...], float]] = {
+        "model.embed_tokens.weight": ((c["vocab_size"], hidden), 0.02)
+    }
+    for i in range(layers):
+        prefix = f"model.layers.{i}."
+        shapes |= {
+            prefix + "input_layernorm.weight": ((hidden,), 0.0),
+            prefix + "post_attention_layernorm.weight": ((hidden,), 0.0),
+            prefix + "self_attn.q_proj.weight": ((width, hidden), 0.02),
+            prefix + "self_attn.k_proj.weight": ((kv_width, hidden), 0.02),
+            prefix + "self_attn.v_proj.weight": ((kv_width, hidden), 0.02),
+            prefix + "self_attn.o_proj.weight": ((hidden, width), deep),
+            prefix + "mlp.gate_proj.weight": ((inner, hidden), 0.02),
+            prefix + "mlp.up_proj.weight": ((inner, hidden), 0.02),
+            prefix + "mlp.down_proj.weight": ((hidden, inner), deep),
+        }
+    shapes["model.norm.weight"] = ((hidden,), 0.0)
+    header: dict[str, Any] = {}
+    at = 0
+    for name, (shape, _) in shapes.items():
+        size = 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header).encode()
+    text += b" " * (-(8 + len(text)) % 64)
+    generator = np.random.default_rng(case["seed"])
+    with (folder / "model.safetensors.part").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for shape, scale in shapes.values():
+            values = (
+                generator.standard_normal(shape, np.float32) * np.float32(scale) if scale else np.ones(shape)
+            )
+            file.write(values.astype(ml_dtypes.bfloat16).tobytes())
+    (folder / "model.safetensors.part").rename(folder / "model.safetensors")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("case")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    print(make(read_case(options.case), options.out))
+
+
+if __name__ == "__main__":
+    main()
