@@ -115,7 +115,8 @@ void multiply_float32(const Step<float>& step, int64_t b_row) {
 // The rows of a tile in equal parts of at most kBlockRows; only the first part needs to prefetch.
 template <int kG, class T>
 PENSTOCK_INLINE void multiply_rows(Step<T> step, int64_t num_rows, int64_t b_row) {
-    const int64_t parts = (num_rows + kBlockRows<T> - 1) / kBlockRows<T>;
+    constexpr int kMost = kBlockRows<T>;
+    const int64_t parts = (num_rows + kMost - 1) / kMost;
     for (int64_t part = 0, row = 0; part < parts; ++part) {
         const int64_t count = (num_rows - row + parts - part - 1) / (parts - part);
         Step<T> some = step;
@@ -137,16 +138,16 @@ PENSTOCK_INLINE void multiply_rows(Step<T> step, int64_t num_rows, int64_t b_row
                 run.template operator()<2>();
                 break;
             case 3:
-                if constexpr (kBlockRows < T >> 2) run.template operator()<3>();
+                if constexpr (kMost > 2) run.template operator()<3>();
                 break;
             case 4:
-                if constexpr (kBlockRows < T >> 2) run.template operator()<4>();
+                if constexpr (kMost > 2) run.template operator()<4>();
                 break;
             case 5:
-                if constexpr (kBlockRows < T >> 2) run.template operator()<5>();
+                if constexpr (kMost > 2) run.template operator()<5>();
                 break;
             default:
-                if constexpr (kBlockRows < T >> 2) run.template operator()<6>();
+                if constexpr (kMost > 2) run.template operator()<6>();
                 break;
         }
     }
