@@ -23,7 +23,7 @@ struct Int4 : BlockDriver<Int4<G>> {
     }
 
 #if defined(__AVX512VNNI__)
-    static constexpr int64_t kStreamRows = 16, kBlockRows = 8;
+    static constexpr int64_t kStreamRows = 2, kBlockRows = 8;
 
     // 32 K of kTiles halves of the panel onto c.
     template <int R, int kTiles, bool kHigh>

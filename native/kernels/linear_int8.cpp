@@ -15,7 +15,7 @@ struct Int8 : BlockDriver<Int8> {
     static int64_t block_bytes(const PackedWeight&) { return 2 * kStepBytes; }
 
 #if defined(__AVX512VNNI__)
-    static constexpr int64_t kStreamRows = 16, kBlockRows = 8;
+    static constexpr int64_t kStreamRows = 8, kBlockRows = 8;
 
     template <int R, bool kStream>
     static void run(const BlockRun& at) noexcept {
