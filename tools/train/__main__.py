@@ -57,7 +57,7 @@ def make(arguments: argparse.Namespace, documents: list[data.Document]) -> None:
     places = Places(arguments.work, arguments.model)
     progress = Run(TINY, tokenizer, train, places, time_limit_s=limit_s).train()
     shutil.copy(places.log, arguments.record / "log.jsonl")
-    print(f"{progress.stable_done} + {progress.anneal_done} steps, {progress.elapsed_s / 60:.1f} minutes")
+    print(f"steps {progress.done}, {progress.elapsed_s / 60:.1f} minutes")
 
 
 def evaluate(arguments: argparse.Namespace, documents: list[data.Document]) -> None:

@@ -53,7 +53,8 @@ def _card(
         for source in data["sources"]
     )
     stages = ", ".join(
-        f"{sum(step['stage'] == stage for step in steps)} steps `{stage}`" for stage in ("stable", "anneal")
+        f"{sum(step['stage'] == stage for step in steps)} steps `{stage}`"
+        for stage in dict.fromkeys(step["stage"] for step in steps)
     )
     written = "\n\n".join(f"```python\n{text.rstrip()}\n```" for text in measured["examples"])
     chats = "\n\n".join(f"> {request}\n\n```python\n{answer}\n```" for request, answer in measured["chats"])
@@ -98,7 +99,7 @@ that reaches 192 tokens loses its last, unfinished line.
 ## Training
 {stages}, {steps[-1]["num_tokens"] / 1e6:.2f} million tokens, \
 {steps[-1]["elapsed_s"] / 60:.1f} minutes on one CPU thread in bfloat16 with float32 masters; Muon for the \
-matrices, AdamW for embedding and norms; warm-up, a stable rate, a linear fall to zero. The last stage mixes
+matrices, AdamW for embedding and norms; warm-up, a stable rate, a linear fall to zero. The later stages mix
 in chat turns made from docstrings and functions, and fill-in-the-middle examples. `tools/train/README.md`
 says how to repeat it; `tools/train/record/{name}/` holds the log, the loss curve and the measurements.
 

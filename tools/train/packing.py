@@ -52,7 +52,7 @@ class Packer:
         shown = [self._id[names.BEGIN], self._id[names.FIM_PREFIX], *self._ids(gap.prefix)]
         shown += [self._id[names.FIM_SUFFIX], *self._ids(gap.suffix), self._id[names.FIM_MIDDLE]]
         middle = [*self._ids(gap.middle), self._id[names.END]]
-        return Piece(shown + middle, [True] * (len(shown) + len(middle)))
+        return Piece(shown + middle, [False] * len(shown) + [True] * len(middle))
 
     def epoch_rows(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Give the tokens and targets of one epoch, each int64 [rows, row_tokens], shuffled."""

@@ -25,9 +25,10 @@ class ModelShape:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A stretch of training on one mixture. Weights are how much of each kind of text the mixture holds.
+    """A stretch of training on one mixture, its rate going linearly between two multiples of the recipe's.
 
-    A weight of 2 shows every text twice per epoch, 0.5 shows half of them.
+    `code`, `prose`, `chat` and `fim` say how much of each kind of text an epoch holds: 2 shows every text
+    twice, 0.5 shows half of them. `time_share` is the stage's part of a time limit, if a run has one.
     """
 
     name: str
@@ -38,16 +39,22 @@ class Stage:
     prose: float
     chat: float
     fim: float
+    first_rate: float = 1.0
+    last_rate: float = 0.0
+    time_share: float = 1.0
+
+    @property
+    def is_constant(self) -> bool:
+        return self.first_rate == self.last_rate
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """One model, from nothing to weights: warm-up, a stable rate, then a linear fall to zero (WSD)."""
+    """One model, from nothing to weights: warm-up, a stable rate, then falls to zero (WSD)."""
 
     name: str
     shape: ModelShape
-    stable: Stage
-    anneal: Stage
+    stages: tuple[Stage, ...]
     seed: int = 20
     num_threads: int = (
         1  # sums then have one order, so a run repeats bit for bit; and a shared machine stays usable
@@ -62,6 +69,11 @@ class Recipe:
 TINY = Recipe(
     name="penstock-tiny",
     shape=ModelShape(),
-    stable=Stage("stable", 541, rows_per_step=8, row_tokens=512, code=1.0, prose=0.5, chat=0.0, fim=0.0),
-    anneal=Stage("anneal", 188, rows_per_step=2, row_tokens=2048, code=0.25, prose=0.05, chat=0.6, fim=0.2),
+    stages=(
+        Stage("stable", 541, 8, 512, code=1.0, prose=0.5, chat=0.0, fim=0.0, last_rate=1.0, time_share=0.7),
+        Stage("anneal", 188, 2, 2048, code=0.25, prose=0.05, chat=0.6, fim=0.1, time_share=0.22),
+        Stage(
+            "polish", 59, 2, 2048, code=0.1, prose=0.02, chat=0.3, fim=0.03, first_rate=0.3, time_share=0.08
+        ),
+    ),
 )

@@ -8,7 +8,7 @@ steps that were then taken are in the log, and a recipe with those numbers repea
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,7 @@ from tools.train.packing import Packer
 from tools.train.recipe import Recipe, Stage
 
 _SAVE_EVERY_S = 60.0
-_STABLE_SHARE = (
-    0.72  # of a time limit; the rest is for the anneal stage, whose steps are counted when it starts
-)
-_MARGIN = 0.9
+_MARGIN = 0.9  # of the time a stage may still take, when its steps are counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +45,14 @@ class Places:
 class Progress:
     """How far a run is; saved with the weights."""
 
-    stable_done: int = 0
-    anneal_done: int = 0
-    stable_steps: int = 0
-    anneal_steps: int = 0
+    done: dict[str, int] = field(default_factory=dict)
+    planned: dict[str, int] = field(default_factory=dict)
     elapsed_s: float = 0.0
     num_tokens: int = 0
 
 
 class Run:
-    """One training run. `train` returns when the anneal stage is over and the checkpoint is written."""
+    """One training run. `train` returns when the last stage is over and the checkpoint is written."""
 
     def __init__(
         self,
@@ -77,7 +72,7 @@ class Run:
         init_weights(self._model, recipe.seed)
         self._optimizer = MixedOptimizer(self._model, recipe)
         self._model.bfloat16()
-        self._progress = Progress(stable_steps=recipe.stable.num_steps, anneal_steps=recipe.anneal.num_steps)
+        self._progress = Progress()
         self._loss: Callable[..., Any] = (
             torch.compile(self._model.loss, dynamic=False) if is_compiled else self._model.loss
         )
@@ -86,39 +81,33 @@ class Run:
         self._saved_s = self._exported_s = self._progress.elapsed_s
 
     def train(self) -> Progress:
-        progress = self._progress
-        self._stable()
-        if progress.anneal_done == 0 and self._time_limit_s is not None:
-            progress.anneal_steps = self._affordable_anneal_steps()
-        self._anneal()
+        share = 0.0
+        for stage in self._recipe.stages:
+            share += stage.time_share
+            self._train_stage(
+                stage, until_s=None if self._time_limit_s is None else share * self._time_limit_s
+            )
         self._save()
         self._export()
-        return progress
+        return self._progress
 
-    def _stable(self) -> None:
-        stage, progress = self._recipe.stable, self._progress
-        for tokens, targets in self._batches(stage, progress.stable_done):
-            is_late = (
-                self._time_limit_s is not None and progress.elapsed_s > _STABLE_SHARE * self._time_limit_s
-            )
-            if is_late and progress.anneal_done == 0:
-                progress.stable_steps = progress.stable_done
-            if progress.stable_done >= progress.stable_steps:
+    def _train_stage(self, stage: Stage, *, until_s: float | None) -> None:
+        done, planned = self._progress.done, self._progress.planned
+        if stage.name not in planned:
+            done[stage.name] = 0
+            planned[stage.name] = self._num_steps(stage, until_s)
+        if done[stage.name] >= planned[stage.name]:
+            return
+        for tokens, targets in self._batches(stage, done[stage.name]):
+            if until_s is not None and stage.is_constant and self._progress.elapsed_s > until_s:
+                planned[stage.name] = done[stage.name]
+            if done[stage.name] >= planned[stage.name]:
                 return
-            scale = min(1.0, (progress.stable_done + 1) / self._recipe.warmup_steps)
-            self._step(stage, progress.stable_done, tokens, targets, scale)
-            progress.stable_done += 1
-            self._keep()
-
-    def _anneal(self) -> None:
-        stage, progress = self._recipe.anneal, self._progress
-        for tokens, targets in self._batches(stage, progress.anneal_done):
-            if progress.anneal_done >= progress.anneal_steps:
-                return
-            self._step(
-                stage, progress.anneal_done, tokens, targets, 1 - progress.anneal_done / progress.anneal_steps
-            )
-            progress.anneal_done += 1
+            fraction = done[stage.name] / planned[stage.name]
+            scale = stage.first_rate + (stage.last_rate - stage.first_rate) * fraction
+            warmup = min(1.0, (sum(done.values()) + 1) / self._recipe.warmup_steps)
+            self._step(stage, done[stage.name], tokens, targets, scale * warmup)
+            done[stage.name] += 1
             self._keep()
 
     def _step(
@@ -148,13 +137,13 @@ class Run:
         packer = Packer(self._tokenizer, self._documents, stage, seed=self._recipe.seed)
         return ((torch.from_numpy(x), torch.from_numpy(y)) for x, y in packer.batches(first_step))
 
-    def _affordable_anneal_steps(self) -> int:
-        assert self._time_limit_s is not None, "only a run with a time limit asks"
+    def _num_steps(self, stage: Stage, until_s: float | None) -> int:
+        """Plan a stage: what the recipe says, or what the time allows at the speed so far."""
         progress = self._progress
-        seconds_per_token = progress.elapsed_s / max(1, progress.num_tokens)
-        step_s = seconds_per_token * self._recipe.anneal.rows_per_step * self._recipe.anneal.row_tokens
-        left_s = self._time_limit_s - progress.elapsed_s
-        return max(1, min(self._recipe.anneal.num_steps, int(_MARGIN * left_s / step_s)))
+        if until_s is None or stage.is_constant or progress.num_tokens == 0:
+            return stage.num_steps
+        step_s = progress.elapsed_s / progress.num_tokens * stage.rows_per_step * stage.row_tokens
+        return max(1, min(stage.num_steps, int(_MARGIN * (until_s - progress.elapsed_s) / step_s)))
 
     def _keep(self) -> None:
         elapsed_s = self._progress.elapsed_s
@@ -170,8 +159,7 @@ class Run:
 
     def _save(self) -> None:
         partial = self._places.state.with_suffix(".partial")
-        progress = {name: getattr(self._progress, name) for name in Progress.__slots__}
-        torch.save({"optimizer": self._optimizer.state(), "progress": progress}, partial)
+        torch.save({"optimizer": self._optimizer.state(), "progress": asdict(self._progress)}, partial)
         partial.replace(self._places.state)
 
     def _resume(self) -> None:
@@ -181,6 +169,6 @@ class Run:
         state = torch.load(self._places.state, weights_only=True)
         self._optimizer.load_state(state["optimizer"])
         self._progress = Progress(**state["progress"])
-        done = self._progress.stable_done + self._progress.anneal_done
+        done = sum(self._progress.done.values())
         lines = self._places.log.read_text().splitlines(keepends=True)[:done]
         self._places.log.write_text("".join(lines))

@@ -18,8 +18,10 @@ RECIPE = replace(
     TINY,
     shape=replace(SHAPE, head_dim=16),
     warmup_steps=2,
-    stable=Stage("stable", 5, rows_per_step=2, row_tokens=32, code=1.0, prose=1.0, chat=0.0, fim=0.0),
-    anneal=Stage("anneal", 4, rows_per_step=2, row_tokens=32, code=1.0, prose=0.0, chat=1.0, fim=1.0),
+    stages=(
+        Stage("stable", 5, 2, 32, code=1.0, prose=1.0, chat=0.0, fim=0.0, last_rate=1.0),
+        Stage("anneal", 4, 2, 32, code=1.0, prose=0.0, chat=1.0, fim=1.0),
+    ),
 )
 FUNCTION = 'def area_{number}(width, height):\n    """Return the area."""\n    return width * height\n'
 DOCUMENTS = [Document(f"stdlib/m{n}.py", "code", FUNCTION.format(number=n) * 9) for n in range(8)]
@@ -55,7 +57,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
 
     def keep_then_die(run: Run) -> None:
         keep(run)
-        done = run._progress.stable_done + run._progress.anneal_done
+        done = sum(run._progress.done.values())
         if done == killed_after_steps:
             run._save()
         if done == killed_after_steps + 1:
