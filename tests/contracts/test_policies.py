@@ -5,9 +5,9 @@ import copy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.fakes.model import make_request
 
 from penstock.scheduler.policy import POLICIES
-from tests.fakes.model import make_request
 
 REQUESTS = st.lists(
     st.tuples(st.integers(1, 50), st.floats(0, 1_000), st.integers(-5, 5)), min_size=1, max_size=12

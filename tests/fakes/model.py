@@ -1,7 +1,7 @@
-"""A model that is a hash: the next token follows from the tokens that its rows really read, through block tables.
+"""A model that is a hash: the next token follows from the tokens that its rows really read in their blocks.
 
-Whatever goes wrong with blocks (a lost reference, another tenant's tokens, an off-by-one) becomes a wrong token or
-a failed assertion here. It runs on schedules alone (FakeModel) or behind an Executor's face (FakeExecutor).
+Whatever goes wrong with blocks (a lost reference, another tenant's tokens, an off-by-one) becomes a wrong
+token or a failed assertion here. It runs on schedules alone (FakeModel) or behind an Executor's face (FakeExecutor).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -150,7 +150,9 @@ def make_kv(
     )
 
 
-def make_scheduler(kv: KVManager, *, policy: str = "fcfs", step_tokens: int = 8, requests: int = 4) -> Scheduler:
+def make_scheduler(
+    kv: KVManager, *, policy: str = "fcfs", step_tokens: int = 8, requests: int = 4
+) -> Scheduler:
     return Scheduler(kv, POLICIES[policy](), max_step_tokens=step_tokens, max_requests=requests)
 
 

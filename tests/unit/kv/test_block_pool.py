@@ -97,7 +97,9 @@ def test_uncaching_frees_an_unused_block_and_leaves_a_used_one_to_its_user():
     assert evicted == []
 
 
-@pytest.mark.parametrize("misuse", ["double release", "null", "share uncached", "cache shared", "uncache uncached"])
+@pytest.mark.parametrize(
+    "misuse", ["double release", "null", "share uncached", "cache shared", "uncache uncached"]
+)
 def test_misuse_is_refused(misuse):
     pool, _ = make_pool()
     block = pool.take()

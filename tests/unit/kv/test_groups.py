@@ -12,9 +12,7 @@ def groups_of(*windows, bytes_per_block=100):
 
 
 def test_a_block_costs_its_tokens_in_every_layer_of_the_group():
-    full, near = make_groups(
-        [KVGroupSpec((0, 2), None), KVGroupSpec((1,), 16)], [10, 20, 30], block_size=64
-    )
+    full, near = make_groups([KVGroupSpec((0, 2), None), KVGroupSpec((1,), 16)], [10, 20, 30], block_size=64)
 
     assert full == KVGroup((0, 2), None, "full", 64 * 40)
     assert near == KVGroup((1,), 16, "window", 64 * 20)

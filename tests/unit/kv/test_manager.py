@@ -1,9 +1,9 @@
 """KVManager: tables, hits, sharing, what a window lets go, and that a refusal changes nothing."""
 
 import pytest
+from tests.fakes.model import make_kv, make_request
 
 from penstock.errors import EngineError
-from tests.fakes.model import make_kv, make_request
 
 
 def compute(kv, request, num_tokens=None, hit=None):

@@ -31,7 +31,9 @@ def test_equal_beginnings_have_equal_keys_and_other_ones_differ():
 def test_salt_and_extra_do_not_run_into_each_other_in_the_key():
     linker = Linker(b"secret")
 
-    assert chain(linker, (1,), salt="ab", extra="c")[0].key != chain(linker, (1,), salt="a", extra="bc")[0].key
+    assert (
+        chain(linker, (1,), salt="ab", extra="c")[0].key != chain(linker, (1,), salt="a", extra="bc")[0].key
+    )
 
 
 def test_a_published_block_is_found_by_whoever_has_the_same_beginning():

@@ -1,10 +1,6 @@
 """Scheduler: budgets, order, preemption, ends, and refusals."""
 
 import pytest
-
-from penstock.errors import ConfigError, ContextLengthError, InvalidRequestError
-from penstock.scheduler.scheduler import Scheduler, accept
-from penstock.step import Drawn, Schedule, ScheduledRequest
 from tests.fakes.model import (
     FakeModel,
     expected_tokens,
@@ -14,6 +10,10 @@ from tests.fakes.model import (
     run_step,
     run_to_end,
 )
+
+from penstock.errors import ConfigError, ContextLengthError, InvalidRequestError
+from penstock.scheduler.scheduler import Scheduler, accept
+from penstock.step import Drawn, Schedule, ScheduledRequest
 
 
 def given(schedule):
@@ -79,9 +79,7 @@ def test_a_step_too_small_for_all_requests_is_refused_at_start():
 def test_what_can_never_fit_is_refused_with_the_numbers():
     scheduler = make_scheduler(make_kv(num_blocks=4, block_size=2))
     scheduler.add(make_request("fits", range(5), max_tokens=4))
-    with pytest.raises(
-        ContextLengthError, match=r"prompt has 6 tokens and 4 more .*; the KV cache holds 8"
-    ):
+    with pytest.raises(ContextLengthError, match=r"prompt has 6 tokens and 4 more .*; the KV cache holds 8"):
         scheduler.add(make_request("too long", range(6), max_tokens=4))
 
     assert list(scheduler.requests) == ["fits"]
@@ -332,9 +330,7 @@ def test_drafts_change_nothing_but_the_number_of_steps(num_right):
     plain = scheduler.schedule(0.0).requests[0]
     drafts = tuple(t if i < num_right else (t + 1) % 5 for i, t in enumerate(want[1:3]))
     assert kv.allocate(request, 3)
-    schedule = Schedule(
-        (ScheduledRequest("a", plain.start, 3, kv.block_ids(request), drafts),)
-    )
+    schedule = Schedule((ScheduledRequest("a", plain.start, 3, kv.block_ids(request), drafts),))
     (delta,) = scheduler.update(schedule, model.run(schedule, scheduler.requests))
 
     assert list(delta.tokens) == want[1 : 2 + num_right]
@@ -353,9 +349,7 @@ def test_a_stop_among_accepted_drafts_ends_there():
     want = expected_tokens([1, 2, 3], 0, 4)
     plain = scheduler.schedule(0.0).requests[0]
     kv.allocate(request, 3)
-    schedule = Schedule(
-        (ScheduledRequest("a", plain.start, 3, kv.block_ids(request), tuple(want[1:3])),)
-    )
+    schedule = Schedule((ScheduledRequest("a", plain.start, 3, kv.block_ids(request), tuple(want[1:3])),))
     (delta,) = scheduler.update(schedule, model.run(schedule, scheduler.requests))
 
     assert (list(delta.tokens), delta.finish_reason) == (want[1:2], "length")
