@@ -17,15 +17,14 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.models import make, read_case
+from benchmarks.peers.llamacpp import LlamaCpp
 from penstock import env
 from penstock.backends.cpu.probe import Measured, cpu_name, measure
 from penstock.bench.floor import floor_of
 from penstock.bench.workload import Bench
 from penstock.config import EngineConfig
 from penstock.engine.build import load_model
-
-from benchmarks.models import make, read_case
-from benchmarks.peers.llamacpp import LlamaCpp
 
 RESULTS = Path(__file__).parent / "results"
 FORMATS = {
@@ -174,7 +173,8 @@ def report(case: dict[str, Any], samples: dict[str, Samples]) -> list[dict[str, 
     for r in rows:
         low, high = r["range"]
         print(
-            f"{r['what']:{width}}  bar {r['bar']:4.2f}  {r['ratio']:5.2f}  [{low:.2f}, {high:.2f}]  {'met' if r['met'] else 'MISSED'}"
+            f"{r['what']:{width}}  bar {r['bar']:4.2f}  {r['ratio']:5.2f}  [{low:.2f}, {high:.2f}]  "
+            f"{'met' if r['met'] else 'MISSED'}"
         )
     for name, mine in samples.items():
         detail = {
@@ -190,7 +190,8 @@ def store(case: dict[str, Any], rows: list[dict[str, Any]], rounds: int) -> None
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
     record = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "commit": commit, "case": case["name"],
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "commit": commit,
+        "case": case["name"],
         "rounds": rounds, "cpu": cpu_name(), "python": platform.python_version(), "rows": rows,
     }  # fmt: skip
     with (RESULTS / f"{case['name']}.jsonl").open("a") as file:

@@ -1,4 +1,4 @@
-"""Random-weight checkpoints of real shapes, written without torch: every engine under test loads the same files.
+"""Random-weight checkpoints of real shapes, written without torch: all engines load the same files.
 
 python -m benchmarks.models llama-1b --out ~/.cache/penstock/bench/llama-1b
 """
@@ -22,7 +22,7 @@ def read_case(name: str) -> dict[str, Any]:  # Any: TOML
 
 
 def make(case: dict[str, Any], folder: Path) -> Path:
-    """Write config, tokenizer and weights of a case into `folder`, unless they are there. Returns the folder."""
+    """Write config, tokenizer and weights of a case into `folder`, unless they are there."""
     if (folder / "model.safetensors").exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,8 @@ def _tokenizer(vocab_size: int, folder: Path) -> None:
     while len(vocab) < vocab_size - len(SPECIALS):
         vocab[f"Ġw{len(vocab)}"] = len(vocab)
     added = [
-        {"id": vocab_size - len(SPECIALS) + i, "content": text, "single_word": False, "lstrip": False, "rstrip": False,
+        {"id": vocab_size - len(SPECIALS) + i, "content": text, "single_word": False, "lstrip": False,
+         "rstrip": False,
          "normalized": False, "special": True}
         for i, text in enumerate(SPECIALS)
     ]  # fmt: skip

@@ -23,7 +23,7 @@ KVLayer kv_layer(Array<uint8_t>& pool, int64_t first_byte, int64_t num_blocks, i
                  bool is_float32) {
     const int padded = static_cast<int>(round_up(head_dim, 32));
     const int64_t block_bytes = int64_t{kv_heads} * 2 * kBlockTokens * padded * (is_float32 ? 4 : 2);
-    check(kv_heads > 0 && head_dim > 0 && head_dim <= 512, "head sizes out of range");
+    check(kv_heads > 0 && head_dim > 0 && head_dim <= 256, "head sizes out of range");
     check(first_byte >= 0 && first_byte % 64 == 0 &&
               first_byte + num_blocks * block_bytes <= static_cast<int64_t>(pool.size()),
           "the KV pool is too small for this layer");

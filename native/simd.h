@@ -27,8 +27,8 @@ typedef int32_t I16 __attribute__((vector_size(64)));
 typedef uint32_t U16 __attribute__((vector_size(64)));
 
 PENSTOCK_INLINE F16 zero() { return F16{}; }
-PENSTOCK_INLINE F16 set1(float x) { return F16{} + x; }
-PENSTOCK_INLINE I16 set1i(int32_t x) { return I16{} + x; }
+PENSTOCK_INLINE F16 set1(float x) { return F16{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
+PENSTOCK_INLINE I16 set1i(int32_t x) { return I16{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
 
 PENSTOCK_INLINE F16 load(const float* p) {
     F16 v;

@@ -1,4 +1,4 @@
-"""Checkpoint folder -> GGUF with llama.cpp's own converter, then llama-quantize. Runs in the peer's environment.
+"""Checkpoint -> GGUF with llama.cpp's own converter, then llama-quantize. Runs in the peer's environment.
 
     convert_gguf.py MODEL_DIR OUT_DIR LLAMA_CPP_SOURCE LLAMA_QUANTIZE TYPE...
 

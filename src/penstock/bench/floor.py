@@ -36,7 +36,7 @@ def floor_of(
         for use in program.weights.values()
         if use.format is not None
     }
-    flops = program.cost(sizes, widths).flops
+    flops = program.cost(sizes).flops
     weight_bytes = sum(
         widths[use.format] * use.shape[0] * use.shape[1]
         for use in program.weights.values()

@@ -116,7 +116,14 @@ CPU: Mapping[str, Lower] = {
 }
 
 
+MAX_HEAD_DIM = 256  # what the attention kernels' scratch is sized for
+
+
 def refusals(program: Program) -> list[str]:
-    """Ops of a (fused) program without a native kernel, each once, as sentences. Empty: all native."""
+    """Why the native backend cannot run a (fused) program, as sentences; empty: all of it is native."""
     missing = dict.fromkeys(call.op.name for call in program.calls if call.op.name not in CPU)
-    return [f"op {name} has no native kernel" for name in missing]
+    reasons = [f"op {name} has no native kernel" for name in missing]
+    widest = max((layer.head_dim for layer in program.kv_layers), default=0)
+    if widest > MAX_HEAD_DIM:
+        reasons.append(f"head_dim {widest} is above the native kernels' {MAX_HEAD_DIM}")
+    return reasons
