@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 
 from tests.fakes.model import FakeExecutor, FakeModel
-from tests.fakes.tokenizer import END, VOCAB_SIZE, FakeTokenizer
+from tests.fakes.tokenizer import END, VOCAB_SIZE, make_tokenizer
 
 from penstock.model.generation import GenerationDefaults
 from penstock.model.spec import KVGroupSpec
@@ -40,7 +40,7 @@ def make_loaded(
             seed=seed,
         ),
         executor=FakeExecutor(model),
-        tokenizer=FakeTokenizer(),
+        tokenizer=make_tokenizer(),
         chat_template=chat_template,
         defaults=defaults or GenerationDefaults(eos_token_ids=(END,)),
         fingerprint="fake",

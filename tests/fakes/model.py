@@ -1,7 +1,7 @@
 """A model that is a hash: the next token follows from the tokens that its rows really read in their blocks.
 
 Whatever goes wrong with blocks (a lost reference, another tenant's tokens, an off-by-one) becomes a wrong
-token or a failed assertion here. It runs on schedules alone (FakeModel) or behind an Executor's face (FakeExecutor).
+token or a failed assertion here. It runs on schedules alone (FakeModel) or as an Executor (FakeExecutor).
 """
 
 from collections.abc import Iterable, Mapping, Sequence

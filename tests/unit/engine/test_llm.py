@@ -5,7 +5,7 @@ import signal
 import pytest
 from tests.fakes.loaded import make_loaded
 from tests.fakes.model import expected_tokens
-from tests.fakes.tokenizer import END, VOCAB_SIZE, FakeTokenizer
+from tests.fakes.tokenizer import END, VOCAB_SIZE, make_tokenizer
 
 from penstock.engine.llm import LLM
 from penstock.errors import ContextLengthError, EngineError, InvalidRequestError
@@ -14,7 +14,7 @@ from penstock.request import SamplingParams
 from penstock.sampling.params import seeds_of
 from penstock.text.chat_template import ChatTemplate
 
-TOKENIZER = FakeTokenizer()
+TOKENIZER = make_tokenizer()
 
 
 def make_llm(**options):
@@ -275,7 +275,7 @@ def test_chat_renders_and_users_cannot_write_special_tokens():
     (output,) = llm.chat(talk, params(max_tokens=3))
 
     assert output.prompt == "u hi<end><end>a "
-    assert output.prompt_token_ids == TOKENIZER.encode("u hiaaaaa<end>a ")
+    assert output.prompt_token_ids == TOKENIZER.encode("u hiend<end>a ")
     several = llm.chat([talk, talk[:1] * 2], params(max_tokens=3), add_generation_prompt=False)
     assert [o.prompt for o in several] == ["u hi<end><end>", "u hi<end><end>" * 2]
     (given,) = llm.chat(talk, params(max_tokens=1), chat_template_kwargs={"extra": "x"})

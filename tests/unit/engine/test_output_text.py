@@ -3,12 +3,12 @@
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.fakes.model import make_request
-from tests.fakes.tokenizer import FakeTokenizer
+from tests.fakes.tokenizer import make_tokenizer
 
 from penstock.engine.output_text import OutputText, StopFinder
 from penstock.request import SamplingParams
 
-TOKENIZER = FakeTokenizer()
+TOKENIZER = make_tokenizer()
 TOKENS = st.lists(st.sampled_from([0, 1, 2, 28, 29, 27]), min_size=1, max_size=30)
 STOPS = st.lists(st.text("abcé", min_size=1, max_size=4), max_size=3).map(tuple)
 
