@@ -10,8 +10,7 @@
 // A format brings accumulate(IntegerWork): blocks onto fp32 sums. Sums wait as fp32 in scratch, which changes
 // no bit, so the order of panels, rows and chunks of K is about speed alone.
 #pragma once
-#include "kernels.h"
-#include "simd.h"
+#include "kernels/linear_out.h"
 
 namespace penstock::PENSTOCK_ISA {
 
@@ -46,26 +45,6 @@ struct IntegerWork {
     }
 };
 
-// y of one panel from its sums; column_scale is null where the scales are in the sums already.
-PENSTOCK_INLINE void finish_panel(const float* sums, int64_t rows, int64_t n, int64_t panel,
-                                  const float* column_scale, const LinearOut& out, int64_t first_row) {
-    for (int64_t half = 0; half < kPanel; half += kLanes) {
-        const int64_t column = panel * kPanel + half, left = n - column;
-        if (left <= 0) return;
-        const int lanes = left < kLanes ? static_cast<int>(left) : kLanes;
-        const F16 scale = column_scale ? load(column_scale + half) : zero();
-        const F16 bias = out.bias ? load_n(out.bias + column, lanes) : zero();
-        for (int64_t row = 0; row < rows; ++row) {
-            F16 y = load(sums + row * kPanel + half);
-            if (column_scale) y = y * scale;
-            if (out.bias) y = y + bias;
-            if (out.addend)
-                y = load_n(out.addend + (first_row + row) * out.addend_stride + column, lanes) + y;
-            store_n(out.y + (first_row + row) * out.stride + column, y, lanes);
-        }
-    }
-}
-
 // Kernel brings accumulate(IntegerWork).
 template <class Kernel>
 PENSTOCK_INLINE void run_integer(const PackedWeight& w, const Operand& a, int64_t rows, const LinearOut& out,
@@ -93,8 +72,12 @@ PENSTOCK_INLINE void run_integer(const PackedWeight& w, const Operand& a, int64_
             } else {
                 Kernel::accumulate(work);
             }
-            const auto* scales = reinterpret_cast<const float*>(panel + w.k_padded * kPanel);
-            finish_panel(sums, count, w.n, p, w.format == Format::kInt8 ? scales : nullptr, out, row);
+            if (w.format == Format::kInt8) {
+                const auto* scales = reinterpret_cast<const float*>(panel + w.k_padded * kPanel);
+                for (int64_t i = 0; i < floats; i += kLanes)
+                    store(sums + i, load(sums + i) * load(scales + i % kPanel));
+            }
+            write_rows(sums, count, w.n, p * kPanel, out, row);
         }
     }
 }

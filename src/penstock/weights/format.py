@@ -21,10 +21,10 @@ class WeightFormat(Protocol):
 
     N is padded to 32 columns and K to 64 with zero weights. Contract (tests/contracts/test_formats.py):
     a column's bytes are a function of its row of `w` alone; the error is within the bound the plug-in
-    states, none where `exact`; the native packer gives the same bytes.
+    states; where `exact`, packing what was unpacked gives the same bytes; so does the native packer.
     """
 
-    exact: ClassVar[bool]  # False: unpack(pack(w)) may differ from w
+    exact: ClassVar[bool]  # False: a checkpoint of any dtype loses by it
 
     @property
     def name(self) -> str:
