@@ -29,7 +29,7 @@ class Answer:
         self._tokenizer = tokenizer
         self._params = first.params
         self._index = {request.request_id: i for i, request in enumerate(requests)}
-        self._requests = list(requests)
+        self.requests = tuple(requests)
         self._texts = [OutputText(tokenizer, request.params) for request in requests]
         self._news = [self._empty(i) for i in range(len(requests))]
         self._prompt_logprobs: list[dict[int, Logprob] | None] | None = (
@@ -48,21 +48,13 @@ class Answer:
         )
 
     @property
-    def request_ids(self) -> list[str]:
-        return list(self._index)
-
-    @property
-    def unfinished_ids(self) -> list[str]:
-        return [i for i, o in zip(self._index, self.whole.outputs, strict=True) if o.finish_reason is None]
-
-    @property
     def has_news(self) -> bool:
         return any(o.token_ids or o.text or o.finish_reason is not None for o in self._news)
 
     def take(self, delta: RequestDelta, now_s: float) -> None:
         """Add what one step did for one of the requests."""
         index = self._index[delta.request_id]
-        request = self._requests[index]
+        request = self.requests[index]
         if index == 0 and delta.prompt_logprobs and self._prompt_logprobs is not None:
             self._prompt_logprobs += [self._decoded(row) for row in delta.prompt_logprobs]
         text = self._text_of(index, delta)
@@ -79,7 +71,7 @@ class Answer:
         if delta.logprobs is not None:
             self._add_cumulative(index, delta.tokens, delta.logprobs)
         self._measure(request, delta, now_s)
-        if not self.unfinished_ids:
+        if finish_reason is not None and all(o.finish_reason for o in self.whole.outputs):
             self.whole.finished = True
             self.whole.prompt_logprobs = self._prompt_logprobs
 
@@ -144,9 +136,9 @@ class Answer:
         if delta.tokens:
             if metrics.first_token_s is None:
                 metrics.first_token_s = now_s
-            elif metrics.last_token_s is not None and len(self._requests) == 1:
+            elif metrics.last_token_s is not None and len(self.requests) == 1:
                 metrics.inter_token_s.append(now_s - metrics.last_token_s)
             metrics.last_token_s = now_s
-        metrics.num_cached_tokens = sum(r.num_cached_tokens for r in self._requests)
-        metrics.num_preemptions = sum(r.num_preemptions for r in self._requests)
+        metrics.num_cached_tokens = sum(r.num_cached_tokens for r in self.requests)
+        metrics.num_preemptions = sum(r.num_preemptions for r in self.requests)
         self.whole.num_cached_tokens = metrics.num_cached_tokens

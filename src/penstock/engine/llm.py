@@ -16,7 +16,7 @@ from penstock.engine.interrupt import DeferredInterrupt
 from penstock.engine.progress import show_progress
 from penstock.engine.prompts import Conversation, Prompt, PromptReader, ReadPrompt
 from penstock.errors import EngineError, InvalidRequestError
-from penstock.request import Request, RequestOutput, SamplingParams
+from penstock.request import RequestOutput, SamplingParams
 
 
 class LLM:
@@ -101,23 +101,22 @@ class LLM:
     ) -> Iterator[RequestOutput]:
         """The answer piece by piece: each RequestOutput holds what is new. Dropping the iterator aborts.
 
-        The call is checked and queued here, before the first piece is asked for.
+        The call is checked here; it is queued when the first piece is asked for.
         """
         params = sampling_params or self.default_params
         if isinstance(prompt, str | Mapping):
             read = self._reader.read(prompt)
         else:
             read = self._reader.read_conversation(prompt)
-        return self._pieces(self._start([read], [params], priority=None)[0])
+        return self._pieces(self._admit([read], [params], priority=None)[0])
 
     def _pieces(self, answer: Answer) -> Iterator[RequestOutput]:
         try:
-            while True:
+            self._queue([answer])
+            while not answer.whole.finished or answer.has_news:
                 while not answer.has_news:
                     self._step()
                 yield answer.news()
-                if answer.whole.finished and not answer.has_news:
-                    return
         finally:
             self._drop([answer])
 
@@ -129,28 +128,28 @@ class LLM:
         use_tqdm: bool,
         priority: Sequence[int] | None,
     ) -> list[RequestOutput]:
-        answers = self._start(prompts, params, priority=priority)
+        answers = self._admit(prompts, params, priority=priority)
+        left = {id(answer) for answer in answers}
         try:
+            self._queue(answers)
             with show_progress(len(answers), is_shown=use_tqdm) as advance:
-                left = list(answers)
                 while left:
-                    self._step()
-                    unfinished = [answer for answer in left if not answer.whole.finished]
-                    num_tokens = sum(len(o.token_ids) for a in answers for o in a.whole.outputs)
-                    advance(len(left) - len(unfinished), num_tokens)
-                    left = unfinished
+                    finished, num_tokens = self._step()
+                    mine = left & {id(answer) for answer in finished}
+                    left -= mine
+                    advance(len(mine), num_tokens)
         finally:
             self._drop(answers)
         return [answer.whole for answer in answers]
 
-    def _start(
+    def _admit(
         self,
         prompts: Sequence[ReadPrompt],
         params: Sequence[SamplingParams],
         *,
         priority: Sequence[int] | None,
     ) -> list[Answer]:
-        """Admit all prompts, then queue all their requests: a refusal leaves nothing behind."""
+        """Check all prompts with their params, before any of their requests is queued."""
         priorities = [0] * len(prompts) if priority is None else list(priority)
         if len(priorities) != len(prompts):
             raise InvalidRequestError(
@@ -158,7 +157,6 @@ class LLM:
                 param="priority",
             )
         answers: list[Answer] = []
-        admitted: list[Request] = []
         for prompt, one, one_priority in zip(prompts, params, priorities, strict=True):
             call_id = str(self._num_calls)
             self._num_calls += 1
@@ -170,7 +168,6 @@ class LLM:
                 priority=one_priority,
                 cache_salt=prompt.cache_salt,
             )
-            admitted += requests
             answers.append(
                 Answer(
                     call_id,
@@ -180,19 +177,22 @@ class LLM:
                     fingerprint=self.loaded.fingerprint,
                 )
             )
-        try:
-            for request in admitted:
-                self.core.add_request(request)
-        except BaseException:
-            for request in admitted:
-                self.core.abort(request.request_id)
-            raise
-        for answer in answers:
-            self._answers |= dict.fromkeys(answer.request_ids, answer)
         return answers
 
-    def _step(self) -> None:
-        """One engine step, for whoever waits. A Ctrl-C during it rises when all tables are whole again."""
+    def _queue(self, answers: Sequence[Answer]) -> None:
+        """Queue all their requests. Where one is refused, `_drop` takes the others out again."""
+        for answer in answers:
+            for request in answer.requests:
+                self.core.add_request(request)
+                self._answers[request.request_id] = answer
+
+    def _step(self) -> tuple[list[Answer], int]:
+        """One engine step, for whoever waits: (answers that ended, new tokens), everybody's.
+
+        A Ctrl-C during it rises when all tables are whole again.
+        """
+        finished: list[Answer] = []
+        num_tokens = 0
         with DeferredInterrupt():
             deltas = self.core.step()
             if deltas is None:
@@ -202,16 +202,20 @@ class LLM:
             now_s = self.core.clock()
             for delta in deltas:
                 answer = self._answers.get(delta.request_id)
-                if answer is not None:
-                    answer.take(delta, now_s)
+                if answer is None:
+                    continue  # of a request that somebody queued in the core itself
+                answer.take(delta, now_s)
+                num_tokens += len(delta.tokens)
+                if delta.finish_reason is not None and answer.whole.finished:
+                    finished.append(answer)
+        return finished, num_tokens
 
     def _drop(self, answers: Sequence[Answer]) -> None:
         """Forget these answers; what has not ended is aborted."""
         for answer in answers:
-            for request_id in answer.request_ids:
-                self._answers.pop(request_id, None)
-            for request_id in answer.unfinished_ids:
-                self.core.abort(request_id)
+            for request in answer.requests:
+                if self._answers.pop(request.request_id, None) is not None:
+                    self.core.abort(request.request_id)
 
     def _params_for(
         self, count: int, params: SamplingParams | Sequence[SamplingParams] | None

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def show_progress(total: int, *, is_shown: bool) -> Iterator[Callable[[int, int], None]]:
-    """Gives `advance(num_finished_now, num_tokens_so_far)`. Imports rich only when a bar is drawn."""
+    """Gives `advance(num_finished, num_tokens)`, both since last called. Imports rich only for a bar."""
     if not is_shown or not sys.stderr.isatty():
         yield lambda _finished, _tokens: None
         return
@@ -23,4 +23,11 @@ def show_progress(total: int, *, is_shown: bool) -> Iterator[Callable[[int, int]
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
         bar = progress.add_task("requests", total=total, tokens=0)
-        yield lambda num_finished, num_tokens: progress.update(bar, advance=num_finished, tokens=num_tokens)
+        total_tokens = 0
+
+        def advance(num_finished: int, num_tokens: int) -> None:
+            nonlocal total_tokens
+            total_tokens += num_tokens
+            progress.update(bar, advance=num_finished, tokens=total_tokens)
+
+        yield advance

@@ -250,6 +250,15 @@ def test_dropping_a_stream_aborts_it():
     assert is_idle(llm)
 
 
+def test_a_stream_that_nobody_reads_was_never_queued():
+    llm = make_llm()
+    stream = llm.stream("hello", params())
+
+    assert is_idle(llm)
+    stream.close()
+    assert is_idle(llm)
+
+
 def test_streams_and_calls_may_be_mixed():
     llm = make_llm()
     stream = llm.stream("hello", params(max_tokens=30))
