@@ -5,42 +5,69 @@ from collections.abc import Iterable
 from penstock.text.tokenizer import Tokenizer
 
 REPLACEMENT = "\ufffd"
+MAX_WINDOW = 24  # ids decoded again for each new one
+KEPT_WINDOW = 8  # no character is made of more ids than its four bytes
 
 
 class Detokenizer:
-    """One stream. Text whose last character may still change (half a UTF-8 sequence) is held back until it cannot.
+    """One stream. Text that a later id may still change is held back until it cannot.
 
     After `flush`, the pieces together are `tokenizer.decode(all ids)`, the replacement character included
-    where the bytes never became a character.
+    where the bytes never became a character. Held back are: the last character while its bytes may be
+    incomplete, and a run of SentencePiece byte tokens, which becomes characters only as a whole.
+
+    A window of the last ids is decoded again for each new one. Where ids were cut off before it, a letter
+    stands for them, since decoders treat the first token of a text differently.
     """
 
-    __slots__ = ("_emitted", "_ids", "_skip_special", "_stream", "_tokenizer")
+    __slots__ = ("_is_cut", "_num_shown", "_skip_special", "_tokenizer", "_window")
 
     def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = True) -> None:
         self._tokenizer = tokenizer
         self._skip_special = skip_special
-        self._stream = tokenizer.decode_stream(skip_special=skip_special)
-        self._ids: list[int] = []
-        self._emitted: list[str] = []
+        self._window: list[int] = []
+        self._is_cut = False  # ids before the window have been emitted
+        self._num_shown = 0  # characters of the window's text that have been emitted
 
     def feed(self, ids: Iterable[int]) -> str:
         """The text that became certain with these ids."""
         pieces: list[str] = []
         for token_id in ids:
-            self._ids.append(token_id)
-            piece = self._stream.step(token_id)
-            if piece:
-                pieces.append(piece)
-        text = "".join(pieces)
-        if text:
-            self._emitted.append(text)
-        return text
+            if not self._tokenizer.is_shown(token_id, skip_special=self._skip_special):
+                continue
+            self._window.append(token_id)
+            if self._tokenizer.is_byte(token_id):
+                continue
+            text = self._text(self._window, is_cut=self._is_cut)
+            end = len(text) - 1 if text.endswith(REPLACEMENT) else len(text)
+            if end > self._num_shown:
+                pieces.append(text[self._num_shown : end])
+                self._num_shown = end
+            if len(self._window) > MAX_WINDOW:
+                self._shrink(text)
+        return "".join(pieces)
 
     def flush(self) -> str:
         """What is left at the end: an incomplete character as the replacement character."""
-        whole = self._tokenizer.decode(self._ids, skip_special=self._skip_special)
-        emitted = "".join(self._emitted)
-        rest = whole[len(emitted) :] if whole.startswith(emitted) else ""
-        if rest:
-            self._emitted.append(rest)
+        rest = self._text(self._window, is_cut=self._is_cut)[self._num_shown :]
+        self._num_shown += len(rest)
         return rest
+
+    def _text(self, ids: list[int], *, is_cut: bool) -> str:
+        anchor = self._tokenizer.anchor if is_cut else None
+        if anchor is None:
+            return self._tokenizer.decode(ids, skip_special=self._skip_special)
+        token_id, shown = anchor
+        return self._tokenizer.decode([token_id, *ids], skip_special=self._skip_special)[len(shown) :]
+
+    def _shrink(self, text: str) -> None:
+        """Cut off what no later id can change, if the text falls in two there."""
+        at = len(self._window) - KEPT_WINDOW
+        if self._tokenizer.anchor is None or self._tokenizer.is_byte(self._window[at]):
+            return
+        before = self._text(self._window[:at], is_cut=self._is_cut)
+        after = self._text(self._window[at:], is_cut=True)
+        if before and before + after == text and len(before) <= self._num_shown:
+            del self._window[:at]
+            self._is_cut = True
+            self._num_shown -= len(before)

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 
 class StopStrings:
-    """Feeds on text pieces, gives back what is safe to emit: held back is the longest end that may begin a stop.
+    """Feeds on text pieces, gives back what is safe to emit; holds the longest end that may begin a stop.
 
-    The earliest occurrence wins; of several at one place, the first in `stops`.
+    The stop that is complete first wins, however the text is cut into pieces; of several that are complete
+    at once the longest. Stops are not empty.
 
     >>> stop = StopStrings(["END"])
     >>> stop.feed("abcE"), stop.feed("Nd"), stop.feed(" EN"), stop.feed("D tail")
@@ -16,6 +17,7 @@ class StopStrings:
     __slots__ = ("_held", "_include", "_stops")
 
     def __init__(self, stops: Sequence[str], *, include: bool = False) -> None:
+        assert all(stops), "an empty stop string would end every text; admission refuses it"
         self._stops = tuple(stops)
         self._include = include
         self._held = ""
@@ -25,18 +27,14 @@ class StopStrings:
         if not self._stops:
             return text, None
         self._held += text
-        at, hit = min(
-            ((found, rank) for rank, stop in enumerate(self._stops) if (found := self._held.find(stop)) >= 0),
-            default=(-1, -1),
-        )
-        if at >= 0:
-            stop = self._stops[hit]
-            emit = self._held[: at + len(stop)] if self._include else self._held[:at]
+        hits = [(at + len(stop), at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        if hits:
+            end, begin, stop = min(hits)
+            emit = self._held[: end if self._include else begin]
             self._held = ""
             return emit, stop
         keep = self._num_held()
-        emit = self._held[: len(self._held) - keep]
-        self._held = self._held[len(self._held) - keep :]
+        emit, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
         return emit, None
 
     def flush(self) -> str:

@@ -1,33 +1,26 @@
-"""A checkpoint's tokenizer.json, through the `tokenizers` library: byte-level BPE, SentencePiece BPE, Unigram, WordPiece.
+"""A checkpoint's tokenizer.json, through the `tokenizers` library: BPE, Unigram, WordPiece.
 
-Called by the engine's faces. Refuses a tokenizer that does not fit the model; never runs code from a file.
+Called by the engine's faces. Refuses a tokenizer that is damaged or does not fit the model; never runs code
+from a file. tokenizer.json alone decides what is added to a text (BOS, CLS ...).
 """
 
-import json
+import re
+import secrets
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tokenizers import AddedToken
 from tokenizers import Tokenizer as Library
-from tokenizers.decoders import DecodeStream
 
-from penstock.errors import ModelLoadError
+from penstock.errors import InvalidRequestError, ModelLoadError
+from penstock.text.tokenizer_file import check_tokenizer, read_json
 
-# Inserted into special-token texts of user content before a template is rendered, so that they stay text.
+# Put into the special-token texts of user content before a template is rendered, so that they stay text. One
+# that users write themselves is doubled.
 MARK = "\ue0f0"
-
-
-def _read_json(path: Path, code: str) -> dict[str, Any]:  # Any: foreign JSON
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelLoadError(
-            code, f"{path.name}: cannot be read as JSON ({error}); download it again."
-        ) from None
-    if not isinstance(value, dict):
-        raise ModelLoadError(code, f"{path.name}: is not a JSON object; download it again.")
-    return value
+BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
 class Tokenizer:
@@ -44,23 +37,28 @@ class Tokenizer:
             ) from None
         self._library.no_padding()
         self._library.no_truncation()  # nothing is ever cut silently
+        for token_id, token in self._library.get_added_tokens_decoder().items():
+            if self._library.token_to_id(token.content) != token_id:
+                raise ModelLoadError(
+                    "bad_tokenizer",
+                    f"{path.name}: two ids claim the token {token.content!r}; download it again.",
+                )
         self.config = config
         self.bos_token = self._named(config, "bos_token")
         self.eos_token = self._named(config, "eos_token")
-        self._adds_bos = config.get("add_bos_token")
 
     @classmethod
     def load(cls, folder: Path, vocab_size: int) -> "Tokenizer":
         """The tokenizer of a checkpoint folder, whose embedding has `vocab_size` rows."""
         path = folder / "tokenizer.json"
-        if not path.exists():
+        if not path.is_file():
             raise ModelLoadError(
                 "bad_tokenizer",
                 f"{folder.name}: no tokenizer.json; convert the tokenizer with transformers and add it.",
             )
         config_path = folder / "tokenizer_config.json"
-        config = _read_json(config_path, "bad_tokenizer") if config_path.exists() else {}
-        _read_json(path, "bad_tokenizer")
+        config = read_json(config_path) if config_path.is_file() else {}
+        check_tokenizer(read_json(path))
         tokenizer = cls(path, config)
         if (highest := tokenizer.vocab_size) > vocab_size:
             raise ModelLoadError(
@@ -102,74 +100,113 @@ class Tokenizer:
     @cached_property
     def special_tokens(self) -> tuple[str, ...]:
         """Texts of all special tokens, longest first."""
-        added = self._library.get_added_tokens_decoder().values()
-        return tuple(sorted((t.content for t in added if t.special), key=len, reverse=True))
+        return tuple(sorted(set(self._specials.values()), key=lambda text: (-len(text), text)))
 
     @cached_property
-    def _plain(self) -> Library:
-        """The same vocabulary, with special tokens read as ordinary text."""
+    def _specials(self) -> dict[int, str]:
+        added = self._library.get_added_tokens_decoder()
+        return {token_id: token.content for token_id, token in added.items() if token.special}
+
+    @cached_property
+    def _byte_ids(self) -> frozenset[int]:
+        vocabulary = self._library.get_vocab(with_added_tokens=False)
+        return frozenset(token_id for token, token_id in vocabulary.items() if BYTE_TOKEN.fullmatch(token))
+
+    @cached_property
+    def anchor(self) -> tuple[int, str] | None:
+        """(id, its text) of a token that is a letter alone, for decoding ids that stand within a text."""
+        for letter in "aeiotnsrhl":
+            for token in (letter, f"\u2581{letter}", f"\u0120{letter}"):
+                token_id = self.token_id(token)
+                if token_id is None or token_id in self._specials:
+                    continue
+                text, doubled = self.decode([token_id]), self.decode([token_id, token_id])
+                if text and doubled.startswith(text):
+                    return token_id, text
+        return None
+
+    def is_byte(self, token_id: int) -> bool:
+        """Whether the token is one byte of a character, as SentencePiece spells what it has no token for."""
+        return token_id in self._byte_ids
+
+    def is_shown(self, token_id: int, *, skip_special: bool = True) -> bool:
+        """False for an id without a token and for a special one that is skipped; decoders see neither."""
+        if skip_special and token_id in self._specials:
+            return False
+        return token_id >= 0 and self._library.id_to_token(token_id) is not None
+
+    def encode(self, text: str, *, add_special: bool = True) -> list[int]:
+        """Ids of `text`. `add_special`: with what the tokenizer's post-processor adds (BOS, CLS ...)."""
+        return list(self._encode(self._library, text, add_special).ids)
+
+    def encode_rendered(self, text: str) -> list[int]:
+        """Ids of a rendered chat template, which holds its own specials; marked specials are users' text.
+
+        The ids are those of the text without marks, where the marked specials are ordinary characters.
+        """
+        if MARK not in text:
+            return self.encode(text, add_special=False)
+        pieces: list[str] = []
+        special_ids: list[int] = []
+        plain, stand_in, stand_in_id = self._plain
+        at = 0
+        encoding = self._encode(self._library, text, add_special=False)
+        for token_id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            if token_id in self._specials and text[start:end].strip() == self._specials[token_id].strip():
+                pieces += [_unmarked(text[at:start]), stand_in]
+                special_ids.append(token_id)
+                at = end
+        pieces.append(_unmarked(text[at:]))
+        specials = iter(special_ids)
+        ids = self._encode(plain, "".join(pieces), add_special=False).ids
+        return [next(specials) if token_id == stand_in_id else token_id for token_id in ids]
+
+    def mark_specials(self, content: str) -> str:
+        """`content` with every special token's text marked, so that `encode_rendered` keeps it text."""
+        if self._special_pattern is None:
+            return content
+        return self._special_pattern.sub(_marked, content)
+
+    @cached_property
+    def _special_pattern(self) -> re.Pattern[str] | None:
+        texts = [re.escape(text) for text in self.special_tokens if text]
+        return re.compile("|".join([MARK, *texts])) if texts else None
+
+    @cached_property
+    def _plain(self) -> tuple[Library, str, int]:
+        """The same vocabulary with special tokens read as text, and a token that stands for a special."""
         library = Library.from_file(str(self._path))
         library.no_truncation()
         library.no_padding()
         library.encode_special_tokens = True
-        return library
+        stand_in = f"{MARK}{secrets.token_hex(16)}"  # not to be guessed, so that nobody writes it
+        library.add_tokens([AddedToken(stand_in, normalized=False, special=False)])
+        stand_in_id = library.token_to_id(stand_in)
+        assert stand_in_id is not None, "the library takes new tokens"
+        return library, stand_in, stand_in_id
 
-    def encode(self, text: str, *, add_special: bool = True) -> list[int]:
-        """Ids of `text`. `add_special`: with what the tokenizer's post-processor adds (BOS, CLS ...)."""
-        ids: list[int] = self._library.encode(text, add_special_tokens=add_special).ids
-        if (
-            add_special
-            and self._adds_bos
-            and self.bos_token_id is not None
-            and ids[:1] != [self.bos_token_id]
-        ):
-            ids.insert(0, self.bos_token_id)
-        return ids
-
-    def encode_rendered(self, text: str) -> list[int]:
-        """Ids of a rendered chat template, which holds its own specials; marked specials are users' text."""
-        if MARK not in text:
-            return self.encode(text, add_special=False)
-        ids: list[int] = []
-        at = 0
-        while (mark := text.find(MARK, at)) >= 0:
-            start = mark - 1  # the mark stands after the first character of a special token's text
-            end = mark + 1
-            for special in self.special_tokens:
-                if text.startswith(special[1:], end) and text[start] == special[0]:
-                    end += len(special) - 1
-                    break
-            ids += self.encode(text[at:start], add_special=False)
-            plain = text[start:end].replace(MARK, "")
-            ids += self._plain.encode(plain, add_special_tokens=False).ids
-            at = end
-        return ids + self.encode(text[at:], add_special=False)
-
-    def mark_specials(self, content: str) -> str:
-        """`content` with every special token's text marked, so that `encode_rendered` keeps it text."""
-        content = content.replace(MARK, "")
-        for special in self.special_tokens:
-            if special and special in content:
-                content = content.replace(special, special[0] + MARK + special[1:])
-        return content
+    @staticmethod
+    def _encode(library: Library, text: str, add_special: bool) -> Any:  # Any: the library is untyped
+        try:
+            return library.encode(text, add_special_tokens=add_special)
+        except UnicodeEncodeError:
+            why = "holds half of a surrogate pair, which is no character; send valid Unicode"
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # a pattern of the tokenizer ran out of its retries
+                raise
+            why = "is more than the tokenizer's patterns can match; send another"
+        raise InvalidRequestError(f"the prompt {why}.", param="prompt")
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         text: str = self._library.decode(list(ids), skip_special_tokens=skip_special)
         return text
 
-    def decode_stream(self, *, skip_special: bool = True) -> "TokenStream":
-        return TokenStream(self._library, skip_special)
+
+def _marked(found: re.Match[str]) -> str:
+    text = found.group()
+    return MARK + MARK if text == MARK else text[0] + MARK + text[1:]
 
 
-class TokenStream:
-    """One stream of ids to text; `step` returns None while a character is incomplete."""
-
-    __slots__ = ("_library", "_stream")
-
-    def __init__(self, library: Library, skip_special: bool) -> None:
-        self._library = library
-        self._stream = DecodeStream(skip_special_tokens=skip_special)
-
-    def step(self, token_id: int) -> str | None:
-        text: str | None = self._stream.step(self._library, token_id)
-        return text
+def _unmarked(text: str) -> str:
+    """`text` as it was: of a run of marks, an odd one marks a special, the others are doubled."""
+    return re.sub(f"{MARK}+", lambda run: MARK * (len(run.group()) // 2), text)
