@@ -1,4 +1,4 @@
-"""Two types, one direction: EngineConfig (asked for, may say "auto") -> planner -> Plan (decided, never does).
+"""Two types, one direction: EngineConfig (asked, may say "auto") -> planner -> Plan (decided, never does).
 
 A field is declared once: its flag, help text and vLLM spelling hang on it; `cli` and the documentation
 are generated from them. Nobody edits either type after it is made.
@@ -6,7 +6,7 @@ are generated from them. Nobody edits either type after it is made.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import msgspec
 
@@ -107,6 +107,15 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     reasons: Mapping[str, str]  # field -> why: `penstock doctor MODEL` prints it
 
 
+def option_of(field: str) -> Option:
+    """What was declared of a field of EngineConfig."""
+    hint = get_type_hints(EngineConfig, include_extras=True)[field]
+    meta = next(m for m in hint.__metadata__ if isinstance(m, msgspec.Meta))
+    assert meta.extra is not None, f"{field} is declared without an option"
+    found: Option = meta.extra["option"]
+    return found
+
+
 def from_mapping(values: Mapping[str, Any]) -> EngineConfig:  # Any: what users typed, checked here
     """EngineConfig from keyword arguments or TOML; an unknown or mistyped key is one clear line."""
     import difflib
@@ -119,7 +128,17 @@ def from_mapping(values: Mapping[str, Any]) -> EngineConfig:  # Any: what users 
             near = difflib.get_close_matches(key, known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(known)}."
             raise ConfigError(f"unknown option {key!r}.{hint}")
+    for field in msgspec.structs.fields(EngineConfig):
+        choices = option_of(field.name).choices
+        value = values.get(field.name, field.default)
+        if choices and isinstance(value, str) and value not in choices:
+            near = difflib.get_close_matches(value, choices, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"{field.name} is {value!r:.60}; known are {', '.join(choices)}.{hint}")
     try:
         return msgspec.convert(dict(values), EngineConfig)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"option refused: {error}") from None
+        name = str(error).partition("$.")[2].rstrip("`")
+        kinds = {bool: "true or false", str: "a text", str | None: "a text"}
+        kind = kinds.get(get_type_hints(EngineConfig)[name], 'a whole number or "auto"')
+        raise ConfigError(f"{name} is {values[name]!r:.60}; it must be {kind}.") from None

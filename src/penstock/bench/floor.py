@@ -1,15 +1,18 @@
-"""The least time a step can take here: bytes over measured bandwidth, operations over measured peak, the larger."""
+"""The least time a step can take here: bytes over measured bandwidth or operations over measured peak.
+
+Used by the bench verbs. Knows no clock: what was measured is handed in.
+"""
 
 from dataclasses import dataclass
 
 from penstock.backends.cpu.probe import Measured
-from penstock.model.program import Program
+from penstock.model.program import Call, Program
 from penstock.weights.format import FORMATS
 
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """`bound` says which of the two limits is the larger."""
+    """`bound` says which of the two limits is the larger: "memory" or "compute"."""
 
     seconds: float
     bytes: float
@@ -28,32 +31,41 @@ def floor_of(
 ) -> Floor:
     """Of one step of `num_rows` rows that attend to `context` tokens each on average.
 
-    Only weights, keys and values count as traffic from memory: activations of a step stay in caches.
+    Weights, keys and values count as traffic, once each: activations of a step stay in caches. Products
+    with int8 or int4 weights count against the measured int8 peak, all else against the fp32 peak. Both
+    peaks are of the vector units, so that a machine with AMX may do better than a compute floor.
     """
     sizes = {"T": num_rows, "R": num_logit_rows, "B": num_requests, "S": context}
-    widths = {
-        use.format: FORMATS[use.format].bytes_per_weight(use.shape[1])
-        for use in program.weights.values()
-        if use.format is not None
-    }
-    flops = program.cost(sizes).flops
-    weight_bytes = sum(
-        widths[use.format] * use.shape[0] * use.shape[1]
+    flops = compute_s = 0.0
+    for call, cost in program.costs(sizes):
+        flops += cost.flops
+        compute_s += cost.flops / _peak(program, call, measured)
+    moved = _weight_bytes(program, num_logit_rows) + _kv_bytes(program, num_requests, context)
+    memory_s = moved / measured.read_bytes_per_s
+    bound = "memory" if memory_s >= compute_s else "compute"
+    return Floor(max(memory_s, compute_s), moved, flops, bound)
+
+
+def _peak(program: Program, call: Call, measured: Measured) -> float:
+    weights = (program.weights.get(name.removeprefix("weights.")) for name in call.inputs if name is not None)
+    is_integer = any(use is not None and (use.format or "").startswith("int") for use in weights)
+    return measured.int8_ops_per_s if is_integer else measured.float32_flops_per_s
+
+
+def _weight_bytes(program: Program, num_logit_rows: int) -> float:
+    """Of the matrices that a step reads. An embedding gives one row per token: next to nothing."""
+    return sum(
+        FORMATS[use.format].bytes_per_weight(use.shape[1]) * use.shape[0] * use.shape[1]
         for use in program.weights.values()
         if use.format is not None and (num_logit_rows or use.name != "lm_head")
     )
-    kv_bytes = sum(
-        2
-        * layer.num_kv_heads
-        * layer.head_dim
-        * (4 if layer.dtype == "float32" else 2)
-        * context
-        * num_requests
-        for layer in program.kv_layers
-    )
-    is_int8 = any(fmt is not None and fmt.startswith("int") for fmt in widths)
-    peak = measured.int8_ops_per_s if is_int8 else measured.float32_flops_per_s
-    memory_s = (weight_bytes + kv_bytes) / measured.read_bytes_per_s
-    compute_s = flops / peak
-    bound = "memory" if memory_s >= compute_s else "compute"
-    return Floor(max(memory_s, compute_s), weight_bytes + kv_bytes, flops, bound)
+
+
+def _kv_bytes(program: Program, num_requests: int, context: int) -> float:
+    element_bytes = {"float32": 4, "bfloat16": 2}
+    moved = 0
+    for kv in program.kv_layers:
+        window = program.kv_groups[kv.group].window
+        num_tokens = context if window is None else min(context, window)
+        moved += 2 * kv.num_kv_heads * kv.head_dim * element_bytes[kv.dtype] * num_tokens
+    return float(moved * num_requests)

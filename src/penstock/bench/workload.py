@@ -1,36 +1,55 @@
-"""Runs requests of random tokens through an engine and times its steps, forward and Python apart."""
+"""Runs requests of random tokens through an engine and times its steps, forward and Python apart.
+
+Used by the bench verbs. Prompts never repeat, so that the prefix cache gives nothing away.
+"""
 
 import random
 import statistics
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from penstock.engine.build import Loaded
 from penstock.engine.llm import LLM
+from penstock.engine.prompts import Prompt
 from penstock.request import SamplingParams
 from penstock.step import Executor, StepInput, StepOutput
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """When one forward pass began and ended, on one clock, and what it was."""
+
+    num_rows: int
+    num_logit_rows: int
+    context: float  # mean length of its requests, its own rows included
+    begin_s: float
+    end_s: float
+
+
 @dataclass(slots=True)
 class TimedExecutor:
-    """An executor that writes down how many rows each step had and how long it took."""
+    """An executor that writes down its steps."""
 
     inner: Executor
-    steps: list[tuple[int, float]] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
 
     def forward(self, step: StepInput) -> StepOutput:
-        start = time.perf_counter()
+        begin_s = time.perf_counter()
         output = self.inner.forward(step)
-        self.steps.append((len(step.tokens), time.perf_counter() - start))
+        end_s = time.perf_counter()
+        context = float(step.context_len.mean())
+        self.steps.append(Step(len(step.tokens), len(step.logit_rows), context, begin_s, end_s))
         return output
 
-    def describe(self) -> dict[str, str]:
-        return dict(self.inner.describe())
+    def describe(self) -> Mapping[str, str]:
+        return self.inner.describe()
 
 
 @dataclass(frozen=True, slots=True)
 class Decode:
-    """Medians over the steps in which every request got one token."""
+    """Medians over the steps in which every request got one token; `context` is their mean length."""
 
     batch: int
     context: int
@@ -43,7 +62,7 @@ class Decode:
 
     @property
     def python_s(self) -> float:
-        """Schedule, build the input, update, detokenize: what is not the native call."""
+        """Schedule, build the input, update, detokenize: what lies between two forward passes."""
         return self.step_s - self.forward_s
 
 
@@ -56,11 +75,11 @@ class Bench:
         self.llm = LLM.from_loaded(replace(loaded, executor=self._timed))
         self._random = random.Random(seed)
 
-    def prompts(self, count: int, num_tokens: int) -> list[dict[str, list[int]]]:
+    def prompts(self, count: int, num_tokens: int) -> list[Prompt]:
         """Fresh random prompts: nothing of one is in the prefix cache when it comes."""
-        vocab = self.loaded.spec.vocab_size
+        vocab_size = self.loaded.spec.vocab_size
         return [
-            {"prompt_token_ids": [self._random.randrange(vocab) for _ in range(num_tokens)]}
+            {"prompt_token_ids": [self._random.randrange(vocab_size) for _ in range(num_tokens)]}
             for _ in range(count)
         ]
 
@@ -68,38 +87,44 @@ class Bench:
         """Seconds to the first token of one prompt, alone; one value per repeat."""
         params = SamplingParams(max_tokens=1, temperature=0, ignore_eos=True)
         times = []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            self.llm.generate(self.prompts(1, num_tokens), params, use_tqdm=False)  # type: ignore[arg-type]
-            times.append(time.perf_counter() - start)
+        for prompt in self.prompts(repeats, num_tokens):
+            begin_s = time.perf_counter()
+            self.llm.generate(prompt, params, use_tqdm=False)
+            times.append(time.perf_counter() - begin_s)
         return times
 
     def decode(self, batch: int, context: int, num_tokens: int) -> Decode:
-        """`batch` requests of `context` prompt tokens that each draw `num_tokens`, greedy."""
-        params = SamplingParams(max_tokens=num_tokens, temperature=0, ignore_eos=True)
+        """`batch` requests of `context` prompt tokens; `num_tokens` (at least 4) steps with all of them."""
+        num_drawn = num_tokens + self.num_prefill_steps(batch, context)
+        params = SamplingParams(max_tokens=num_drawn, temperature=0, ignore_eos=True)
+        prompts = self.prompts(batch, context)
         self._timed.steps.clear()
-        marks: list[float] = []
-        step = self.llm._step  # noqa: SLF001 the loop's own beat, detokenizing included
+        self.llm.generate(prompts, params, use_tqdm=False)
+        return decode_of(self._timed.steps, batch)
 
-        def marked() -> None:
-            start = time.perf_counter()
-            step()
-            marks.append(time.perf_counter() - start)
+    def num_prefill_steps(self, batch: int, context: int) -> int:
+        """While the last prompts are read, the first requests draw tokens already: no step to be timed."""
+        num_free_rows = max(1, self.loaded.plan.max_step_tokens - batch)
+        return -(-batch * context // num_free_rows)
 
-        self.llm._step = marked  # type: ignore[method-assign]  # noqa: SLF001
-        try:
-            self.llm.generate(self.prompts(batch, context), params, use_tqdm=False)  # type: ignore[arg-type]
-        finally:
-            del self.llm._step  # noqa: SLF001
-        whole = [
-            (mark, forward)
-            for mark, (rows, forward) in zip(marks, self._timed.steps, strict=True)
-            if rows == batch
-        ]
-        whole = whole[1:-1] or whole  # the first and last decode step begin and end requests
-        return Decode(
-            batch=batch,
-            context=context + num_tokens // 2,
-            step_s=statistics.median(mark for mark, _ in whole),
-            forward_s=statistics.median(forward for _, forward in whole),
-        )
+
+def decode_of(steps: list[Step], batch: int) -> Decode:
+    """A step lasts from the beginning of its forward pass to that of the next; the last one is left out.
+
+    >>> steps = [Step(8, 2, 4, 0.0, 0.5), Step(2, 2, 5, 1.0, 1.2), Step(2, 2, 6, 1.3, 1.5)]
+    >>> decode = decode_of(steps, 2)
+    >>> round(decode.step_s, 3), round(decode.python_s, 3), decode.context
+    (0.3, 0.1, 5)
+    """
+    pairs = [
+        (one, following.begin_s - one.begin_s)
+        for one, following in pairwise(steps)
+        if one.num_rows == one.num_logit_rows == following.num_rows == batch
+    ]
+    assert pairs, "enough tokens are drawn for several steps with every request in them"
+    return Decode(
+        batch=batch,
+        context=round(statistics.fmean(one.context for one, _ in pairs)),
+        step_s=statistics.median(whole_s for _, whole_s in pairs),
+        forward_s=statistics.median(one.end_s - one.begin_s for one, _ in pairs),
+    )

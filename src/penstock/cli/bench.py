@@ -9,42 +9,57 @@ import statistics
 from typing import TYPE_CHECKING
 
 from penstock.cli.flags import add_engine_flags, engine_config
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, ContextLengthError
 
 if TYPE_CHECKING:
     from penstock.backends.cpu.probe import Measured
-    from penstock.bench.workload import Bench
+    from penstock.bench.floor import Floor
+    from penstock.bench.workload import Bench, Decode
+
+MIN_OUTPUT_TOKENS = 4  # fewer leave no step between the first and the last
+Row = dict[str, object]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="kind", metavar="latency|throughput", required=True)
     latency = kinds.add_parser("latency", help="one request: prefill by length, decode alone")
     latency.add_argument(
-        "--prompt-tokens", type=_counts, default=None, metavar="N,N", help="prompt lengths. Default: 128,512"
+        "--prompt-tokens", type=counts, default=None, metavar="N,N", help="prompt lengths. Default: 128,512"
     )
     throughput = kinds.add_parser("throughput", help="decode by batch size, Python's part of a step")
     throughput.add_argument(
-        "--batch", type=_counts, default=None, metavar="N,N", help="batch sizes. Default: 1,8,32"
+        "--batch", type=counts, default=None, metavar="N,N", help="batch sizes. Default: 1,8,32"
     )
     for kind in (latency, throughput):
         kind.add_argument("model", help="a local folder, an embedded name or a Hugging Face id")
         kind.add_argument(
-            "--context", type=int, default=128, metavar="N", help="prompt of the decode rows. Default: 128"
+            "--context", type=count, default=128, metavar="N", help="prompt of the decode rows. Default: 128"
         )
         kind.add_argument(
-            "--output-tokens", type=int, default=32, metavar="N", help="tokens drawn per request. Default: 32"
+            "--output-tokens",
+            type=count,
+            default=32,
+            metavar="N",
+            help="tokens drawn per request. Default: 32",
         )
         kind.add_argument(
-            "--repeats", type=int, default=3, metavar="N", help="runs; the median is printed. Default: 3"
+            "--repeats", type=count, default=3, metavar="N", help="runs; the median is printed. Default: 3"
         )
         add_engine_flags(kind)
 
 
-def _counts(text: str) -> list[int]:
-    counts = [int(part) for part in text.split(",")]
-    if not counts or min(counts) < 1:
-        raise ValueError(text)
-    return counts
+def count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= len(text) <= 9 or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text[:20]!r} is no count; give a whole number from 1 up")
+    return int(text)
+
+
+def counts(text: str) -> list[int]:
+    """
+    >>> counts("1,8")
+    [1, 8]
+    """
+    return [count(part) for part in text.split(",")]
 
 
 def run(options: argparse.Namespace) -> int:
@@ -52,29 +67,39 @@ def run(options: argparse.Namespace) -> int:
     from penstock.bench.workload import Bench
     from penstock.engine.build import load_model
 
-    if min(options.repeats, options.output_tokens, options.context) < 1 or options.output_tokens < 4:
+    if options.output_tokens < MIN_OUTPUT_TOKENS:
         raise ConfigError(
-            "--repeats and --context must be at least 1, --output-tokens at least 4; raise what is below."
+            f"--output-tokens is {options.output_tokens}; fewer than {MIN_OUTPUT_TOKENS} leave no whole "
+            "step to time. Raise it."
         )
     loaded = load_model(options.model, engine_config(options))
     plan = loaded.plan
+    if plan.backend != "cpu":
+        raise ConfigError(
+            f"the {plan.backend} backend has no floor to be measured against: {plan.reasons['backend']}. "
+            "Use the cpu backend."
+        )
     bench = Bench(loaded)
-    isa = plan.isa or "scalar"
-    measured = measure(isa, plan.threads)
+    _check_room(bench, options)
+    measured = measure(plan.isa, plan.threads)
     print(
-        f"{options.model}: {plan.weight_format} weights, {plan.head_format} head, {isa}, {plan.threads} threads; "
-        f"probed {measured.read_bytes_per_s / 1e9:.1f} GB/s, {measured.float32_flops_per_s / 1e12:.2f} TFLOP/s fp32, "
-        f"{measured.int8_ops_per_s / 1e12:.2f} TOP/s int8"
+        f"{options.model}: {plan.weight_format} weights, {plan.head_format} head, {plan.isa}, "
+        f"{plan.threads} threads; probed {measured.read_bytes_per_s / 1e9:.1f} GB/s, "
+        f"{measured.float32_flops_per_s / 1e12:.3f} TFLOP/s fp32, "
+        f"{measured.int8_ops_per_s / 1e12:.3f} TOP/s int8"
     )
-    bench.decode(1, min(32, options.context), 4)  # pages, caches and threads wake up
-    kind = {"latency": _latency, "throughput": _throughput}[options.kind]
-    rows = kind(bench, measured, options)
+    bench.decode(1, min(32, options.context), MIN_OUTPUT_TOKENS)  # pages, caches and threads wake up
+    rows = {"latency": _latency, "throughput": _throughput}[options.kind](bench, measured, options)
+    if any(row["floor_ratio"] > 1 for row in rows):  # type: ignore[operator]  # a float
+        print("above 100%: the weights stay in caches, which are quicker than the memory that was probed.")
     print(
         json.dumps(
             {
-                "bench": options.kind, "model": options.model, "weights": plan.weight_format, "head": plan.head_format,
-                "isa": isa, "threads": plan.threads, "read_bytes_per_s": measured.read_bytes_per_s,
-                "float32_flops_per_s": measured.float32_flops_per_s, "int8_ops_per_s": measured.int8_ops_per_s,
+                "bench": options.kind, "model": options.model, "weights": plan.weight_format,
+                "head": plan.head_format, "isa": plan.isa, "threads": plan.threads,
+                "read_bytes_per_s": measured.read_bytes_per_s,
+                "float32_flops_per_s": measured.float32_flops_per_s,
+                "int8_ops_per_s": measured.int8_ops_per_s,
                 "fingerprint": loaded.fingerprint, "rows": rows,
             }
         )
@@ -82,59 +107,107 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _latency(bench: "Bench", measured: "Measured", options: argparse.Namespace) -> list[dict[str, object]]:
+def _check_room(bench: "Bench", options: argparse.Namespace) -> None:
+    """Refuse what would not run as asked: a row that is cut, queued or preempted measures something else."""
+    plan = bench.loaded.plan
+    if options.kind == "latency":
+        batches = [1]
+        longest = max(_prompt_lengths(bench, options), default=0) + 1
+    else:
+        batches = _batches(bench, options)
+        longest = 0
+    num_drawn = options.output_tokens + max(bench.num_prefill_steps(b, options.context) for b in batches)
+    longest = max(longest, options.context + num_drawn)
+    if longest > plan.max_context:
+        raise ContextLengthError(
+            f"the longest row needs {longest:,} tokens; the context holds {plan.max_context:,}. "
+            "Ask for fewer."
+        )
+    if max(batches) > plan.max_requests:
+        raise ConfigError(
+            f"--batch {max(batches)} is above max_requests={plan.max_requests}, so requests would queue. "
+            "Raise --max-requests or ask for a smaller batch."
+        )
+    num_blocks = max(batches) * -(-(options.context + num_drawn) // plan.block_size)
+    if num_blocks >= min(plan.num_kv_blocks):
+        raise ConfigError(
+            f"{max(batches)} requests need {num_blocks:,} blocks of keys and values, the cache has "
+            f"{min(plan.num_kv_blocks):,}, so requests would be preempted. "
+            "Ask for less or raise --memory-bytes."
+        )
+
+
+def _prompt_lengths(bench: "Bench", options: argparse.Namespace) -> list[int]:
+    return options.prompt_tokens or [n for n in (128, 512) if n < bench.loaded.plan.max_context]
+
+
+def _batches(bench: "Bench", options: argparse.Namespace) -> list[int]:
+    return options.batch or [n for n in (1, 8, 32) if n <= bench.loaded.plan.max_requests]
+
+
+def _latency(bench: "Bench", measured: "Measured", options: argparse.Namespace) -> list[Row]:
     from penstock.bench.floor import floor_of
 
-    program, plan = bench.loaded.program, bench.loaded.plan
-    lengths = options.prompt_tokens or [n for n in (128, 512) if n < plan.max_context]
-    rows: list[dict[str, object]] = []
-    for length in lengths:
+    rows: list[Row] = []
+    for length in _prompt_lengths(bench, options):
         seconds = statistics.median(bench.prefill(length, options.repeats))
         floor = floor_of(
-            program, measured, num_rows=length, num_logit_rows=1, num_requests=1, context=length // 2
+            bench.loaded.program,
+            measured,
+            num_rows=length,
+            num_logit_rows=1,
+            num_requests=1,
+            context=length // 2,
         )
         print(
-            f"prefill {length:6,} tokens  {1000 * seconds:9.1f} ms  {length / seconds:9.1f} tokens/s  "
-            f"{floor.flops / seconds / 1e12:6.3f} TFLOP/s  {floor.seconds / seconds:5.0%} of the {floor.bound} floor"
+            f"prefill {length:6,} tokens  {1000 * seconds:9.2f} ms  {length / seconds:10.1f} tokens/s  "
+            f"{floor.flops / seconds / 1e12:7.3f} TFLOP/s  {_of_floor(floor, seconds)}"
         )
         rows.append(
-            {"metric": "prefill", "tokens": length, "seconds": seconds, "floor_seconds": floor.seconds}
-        )
+            {
+                "metric": "prefill", "tokens": length, "seconds": seconds, "floor_seconds": floor.seconds,
+                "floor_bound": floor.bound, "floor_ratio": floor.seconds / seconds,
+            }
+        )  # fmt: skip
     return rows + _decode_rows(bench, measured, options, [1])
 
 
-def _throughput(bench: "Bench", measured: "Measured", options: argparse.Namespace) -> list[dict[str, object]]:
-    batches = options.batch or [n for n in (1, 8, 32) if n <= bench.loaded.plan.max_requests]
-    return _decode_rows(bench, measured, options, batches)
+def _throughput(bench: "Bench", measured: "Measured", options: argparse.Namespace) -> list[Row]:
+    return _decode_rows(bench, measured, options, _batches(bench, options))
 
 
 def _decode_rows(
     bench: "Bench", measured: "Measured", options: argparse.Namespace, batches: list[int]
-) -> list[dict[str, object]]:
+) -> list[Row]:
     from penstock.bench.floor import floor_of
 
-    rows: list[dict[str, object]] = []
+    rows: list[Row] = []
     for batch in batches:
         runs = [bench.decode(batch, options.context, options.output_tokens) for _ in range(options.repeats)]
-        best = sorted(runs, key=lambda run: run.step_s)[len(runs) // 2]
+        middle: Decode = sorted(runs, key=lambda run: run.step_s)[len(runs) // 2]
         floor = floor_of(
             bench.loaded.program,
             measured,
             num_rows=batch,
             num_logit_rows=batch,
             num_requests=batch,
-            context=best.context,
+            context=middle.context,
         )
         print(
-            f"decode batch {batch:4}        {1000 * best.step_s:9.2f} ms  {best.tokens_per_s:9.1f} tokens/s  "
-            f"{floor.bytes / best.step_s / 1e9:6.1f} GB/s     {floor.seconds / best.step_s:5.0%} of the {floor.bound} floor  "
-            f"python {1000 * best.python_s:.2f} ms a step"
+            f"decode batch {batch:4}         {1000 * middle.step_s:9.2f} ms  {middle.tokens_per_s:10.1f} "
+            f"tokens/s  {floor.bytes / middle.step_s / 1e9:7.2f} GB/s     {_of_floor(floor, middle.step_s)}  "
+            f"python {1000 * middle.python_s:.2f} ms a step"
         )
         rows.append(
             {
-                "metric": "decode", "batch": batch, "context": best.context, "step_seconds": best.step_s,
-                "forward_seconds": best.forward_s, "python_seconds": best.python_s, "floor_seconds": floor.seconds,
-                "bytes": floor.bytes,
+                "metric": "decode", "batch": batch, "context": middle.context, "step_seconds": middle.step_s,
+                "forward_seconds": middle.forward_s, "python_seconds": middle.python_s,
+                "floor_seconds": floor.seconds, "floor_bound": floor.bound,
+                "floor_ratio": floor.seconds / middle.step_s, "bytes": floor.bytes,
             }
         )  # fmt: skip
     return rows
+
+
+def _of_floor(floor: "Floor", seconds: float) -> str:
+    return f"{floor.seconds / seconds:5.0%} of the {floor.bound} floor"

@@ -1,13 +1,17 @@
-"""`penstock`: finds the verb, runs it, turns every expected error into one line and an exit code."""
+"""`penstock`: finds the verb, runs it, turns every expected error into one line and an exit code.
 
-import argparse
+The codes are those of sysexits.h (docs/errors.md lists them); a traceback is always a defect.
+"""
+
+import difflib
 import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
-from penstock.errors import PenstockError
+from penstock.cli.parser import USAGE_ERROR, Parser
+from penstock.cli.vllm_flags import without_not_needed
+from penstock.errors import ModelLoadError, PenstockError
 
 VERBS = {
     "run": "complete or chat in the terminal",
@@ -15,50 +19,79 @@ VERBS = {
     "doctor": "what this machine and build can do, and what would be planned for a model",
     "models": "models that are embedded or on this disk",
 }
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse, with one line for a mistake: what, and where to look."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(64, f"error: {message}; see {self.prog} --help\n")
+NOT_YET = {"serve": "there is no server yet; use penstock run or the Python API"}
+IO_ERROR, INTERRUPTED, READER_LEFT = 74, 130, 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code; 130 after Ctrl-C, as shells expect."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a character shows ? for it
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+        return _run(given)
+    except PenstockError as error:
+        return _fail(_line(error), error.exit_code)
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `penstock ... | head`: the reader has left; nothing to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return READER_LEFT
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        return _fail(f"{error.strerror or error}{where}; nothing more was written.", IO_ERROR)
+
+
+def make_parser(verb: str | None) -> Parser:
+    """The parser of all verbs. Only `verb` has its flags: the modules of the others cost time to import."""
     parser = Parser(prog="penstock", description="LLM inference, exact by default.")
     parser.add_argument("--version", action="store_true", help="print the version and leave")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    chosen = next((word for word in given if not word.startswith("-")), None)
-    for verb, summary in VERBS.items():
-        sub = verbs.add_parser(verb, help=summary, description=summary[0].upper() + summary[1:] + ".")
-        if verb == chosen:  # only the verb that runs is imported: the others' modules cost time
-            importlib.import_module(f"penstock.cli.{verb}").add_arguments(sub)
-    options = parser.parse_args(given)
-    if options.version:
-        from importlib.metadata import version
+    for name, summary in VERBS.items():
+        sub = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if name == verb:
+            importlib.import_module(f"penstock.cli.{name}").add_arguments(sub)
+    return parser
 
-        print(f"penstock {version('penstock')}")
+
+def _run(given: list[str]) -> int:
+    chosen = next((word for word in given if not word.startswith("-")), None)
+    parser = make_parser(chosen)
+    if chosen is not None and chosen not in VERBS:
+        parser.error(_unknown_verb(chosen))
+    options, unknown = parser.parse_known_args(without_not_needed(given))
+    if unknown:
+        parser.refuse(unknown)
+    if options.version:
+        from penstock.cli.version import penstock_version
+
+        print(f"penstock {penstock_version()}")
         return 0
     if options.verb is None:
-        parser.print_help()
-        return 64
-    try:
-        code: int = importlib.import_module(f"penstock.cli.{options.verb}").run(options)
-        sys.stdout.flush()
-    except PenstockError as error:
-        line = " ".join(str(error).split())
-        code_name = getattr(error, "code", None)
-        label = f"model_load: {code_name}: " if code_name and error.exit_code == 65 else ""
-        print(f"error: {label}{line}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print(file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # `penstock ... | head`: the reader has left; nothing to say
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        parser.print_help(sys.stderr)
+        return USAGE_ERROR
+    code: int = importlib.import_module(f"penstock.cli.{options.verb}").run(options)
+    sys.stdout.flush()
+    return code
+
+
+def _unknown_verb(word: str) -> str:
+    if word in NOT_YET:
+        return NOT_YET[word]
+    near = difflib.get_close_matches(word, VERBS, n=1)
+    return f"no command {word!r}; " + (
+        f"did you mean {near[0]}?" if near else f"there are {', '.join(VERBS)}"
+    )
+
+
+def _line(error: PenstockError) -> str:
+    text = " ".join(str(error).split())
+    return f"model_load: {error.code}: {text}" if isinstance(error, ModelLoadError) else text
+
+
+def _fail(line: str, code: int) -> int:
+    print(f"error: {line}", file=sys.stderr)
     return code
 
 

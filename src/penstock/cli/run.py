@@ -1,23 +1,22 @@
 """`penstock run MODEL`: complete a prompt, answer a message, or talk, in the terminal, streaming.
 
-Ctrl-C stops the answer that is being written and keeps the conversation; at the prompt it leaves.
+Ctrl-C stops the answer that is being written and keeps the conversation; at the prompt it leaves. Piped
+lines are one prompt or message each, and the first mistake ends the command.
 """
 
 import argparse
+import contextlib
 import sys
 from typing import TYPE_CHECKING, Any
 
+from penstock.cli.conversation import HELP, Conversation
 from penstock.cli.flags import add_engine_flags, engine_config
 from penstock.cli.sampling_flags import add_sampling_flags, sampling_params
-from penstock.errors import ConfigError, PenstockError
+from penstock.errors import ConfigError, InvalidRequestError, PenstockError
 
 if TYPE_CHECKING:
     from penstock.engine.llm import LLM
     from penstock.request import RequestOutput, SamplingParams
-
-HELP = (
-    "/clear forgets the conversation, /system TEXT sets instructions, /exit leaves; Ctrl-C stops an answer."
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,72 +50,87 @@ def run(options: argparse.Namespace) -> int:
     from penstock.engine.build import load_model
     from penstock.engine.llm import LLM
 
-    config = engine_config(options)
-    loaded = load_model(options.model, config)
+    loaded = load_model(options.model, engine_config(options))
     llm = LLM.from_loaded(loaded)
     for note in loaded.notes:
         print(f"note: {note}", file=sys.stderr)
     params = sampling_params(options, llm.default_params, max_tokens=None)
     can_chat = loaded.chat_template is not None
-    if options.message is not None and not can_chat:
-        raise ConfigError(f"{options.model} has no chat template; use --prompt for plain text.")
+    sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # `_checked` names the bytes
+    if (options.message is not None or options.system is not None) and not can_chat:
+        raise ConfigError(
+            f"{options.model} has no chat template and knows no roles; use --prompt for plain text."
+        )
     if options.prompt is not None:
-        text = _text(options.prompt)
-        print(text, end="", flush=True)
-        _answer(llm, text, params, options.stats)
+        text = _checked(_given(options.prompt))
+        _answer(llm, text, params, with_stats=options.stats, first=text)
         return 0
+    system = None if options.system is None else _checked(options.system)
+    conversation = Conversation(system, is_chat=can_chat and not options.complete)
     if options.message is not None:
-        _answer(llm, _messages([], options.system, _text(options.message)), params, options.stats)
+        prompt = conversation.prompt(_checked(_given(options.message)))
+        _answer(llm, prompt, params, with_stats=options.stats)
         return 0
-    return _talk(llm, options, params, is_chat=can_chat and not options.complete)
+    return _talk(llm, options, params, conversation)
 
 
-def _text(given: str) -> str:
-    return sys.stdin.read() if given == "-" else given
+def _given(text: str) -> str:
+    return sys.stdin.read() if text == "-" else text
 
 
-def _messages(
-    history: list[dict[str, Any]], system: str | None, text: str
-) -> list[dict[str, Any]]:  # Any: JSON
-    first = [{"role": "system", "content": system}] if system else []
-    return [*first, *history, {"role": "user", "content": text}]
+def _checked(text: str) -> str:
+    """Bytes that are no UTF-8 arrive as halves of surrogate pairs, which no tokenizer can read."""
+    for char in text:
+        if "\ud800" <= char <= "\udfff":
+            raise InvalidRequestError(
+                f"the text is not UTF-8 (byte 0x{ord(char) & 0xFF:02x}), so it cannot be read; convert it.",
+                param="prompt",
+            )
+    return text
 
 
 def _answer(
-    llm: "LLM", prompt: Any, params: "SamplingParams", with_stats: bool
-) -> str:  # Any: text or messages
-    """Print the answer as it comes and return it."""
-    written: list[str] = []
+    llm: "LLM",
+    prompt: Any,  # Any: text or messages
+    params: "SamplingParams",
+    *,
+    with_stats: bool,
+    first: str = "",
+    written: list[str] | None = None,
+) -> None:
+    """Print `first`, then the answer as it comes. `written` collects its pieces, also of one cut short."""
     last: RequestOutput | None = None
-    for last in llm.stream(prompt, params):
-        piece = last.outputs[0].text
-        written.append(piece)
-        print(piece, end="", flush=True)
+    with contextlib.closing(llm.stream(prompt, params)) as pieces:  # type: ignore[type-var]  # a generator
+        print(first, end="", flush=True)
+        for last in pieces:
+            for output in last.outputs:
+                if written is not None:
+                    written.append(output.text)
+                print(output.text, end="", flush=True)
     print(flush=True)
     if with_stats and last is not None:
         print(_stats(last), file=sys.stderr)
-    return "".join(written)
 
 
 def _stats(output: "RequestOutput") -> str:
     metrics = output.metrics
-    count = len(metrics.inter_token_s) + 1
-    rate = len(metrics.inter_token_s) / sum(metrics.inter_token_s) if metrics.inter_token_s else 0.0
+    num_gaps = len(metrics.inter_token_s)
+    rate = num_gaps / sum(metrics.inter_token_s) if num_gaps else 0.0
     ttft_ms = 1000 * (metrics.ttft_s or 0.0)
     return (
-        f"[{len(output.prompt_token_ids)} prompt tokens ({output.num_cached_tokens} cached), {count} answer tokens, "
-        f"first after {ttft_ms:.0f} ms, then {rate:.1f} tokens/s; seed {output.seed}, {output.system_fingerprint}]"
+        f"[{len(output.prompt_token_ids)} prompt tokens ({output.num_cached_tokens} cached), "
+        f"{num_gaps + 1} answer tokens, first after {ttft_ms:.0f} ms, then {rate:.1f} tokens/s; "
+        f"seed {output.seed}, {output.system_fingerprint}]"
     )
 
 
-def _talk(llm: "LLM", options: argparse.Namespace, params: "SamplingParams", *, is_chat: bool) -> int:
+def _talk(
+    llm: "LLM", options: argparse.Namespace, params: "SamplingParams", conversation: Conversation
+) -> int:
     is_terminal = sys.stdin.isatty()
     if is_terminal:
         _use_readline()
-        kind = "chat" if is_chat else "completions"
-        print(f"{options.model}: {kind}. {HELP}")
-    history: list[dict[str, Any]] = []  # Any: JSON
-    system = options.system
+        print(f"{options.model}: {'chat' if conversation.is_chat else 'completions'}. {HELP}")
     while True:
         try:
             text = input("> " if is_terminal else "")
@@ -124,34 +138,38 @@ def _talk(llm: "LLM", options: argparse.Namespace, params: "SamplingParams", *, 
             if is_terminal:
                 print()
             return 0
-        command, _, rest = text.strip().partition(" ")
-        if command in ("/exit", "/quit"):
-            return 0
-        if command == "/help":
-            print(HELP)
-        elif command == "/clear":
-            history.clear()
-        elif command == "/system":
-            system = rest or None
-        elif command.startswith("/") and " " not in text and is_terminal:
-            print(f"no command {command}. {HELP}")
-        elif text.strip():
-            try:
-                prompt = _messages(history, system, text) if is_chat else text
-                answer = _answer(llm, prompt, params, options.stats)
-            except PenstockError as error:
-                print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-                continue
-            except KeyboardInterrupt:
-                print(" [stopped]")
-                continue
-            history += [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
+        try:
+            reply = conversation.command(text)
+            if conversation.is_over:
+                return 0
+            if reply is None and text.strip():
+                _turn(llm, _checked(text), params, conversation, with_stats=options.stats)
+            elif reply:
+                print(reply)
+        except PenstockError as error:
+            if not is_terminal:
+                raise
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        except KeyboardInterrupt:
+            if not is_terminal:
+                raise
+            print(" [stopped]")
+
+
+def _turn(
+    llm: "LLM", text: str, params: "SamplingParams", conversation: Conversation, *, with_stats: bool
+) -> None:
+    """One answer. What was written of it belongs to the conversation, also when Ctrl-C stopped it."""
+    written: list[str] = []
+    try:
+        _answer(llm, conversation.prompt(text), params, with_stats=with_stats, written=written)
+    finally:
+        conversation.add(text, "".join(written))
 
 
 def _use_readline() -> None:
-    """Line editing and history within this conversation, where Python was built with it."""
-    try:
+    """Line editing and recall within this conversation, where Python was built with it; nothing is kept."""
+    with contextlib.suppress(ImportError):
         import readline
-    except ImportError:
-        return
-    readline.set_history_length(1000)
+
+        readline.set_history_length(1000)

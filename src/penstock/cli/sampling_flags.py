@@ -1,4 +1,4 @@
-"""Sampling flags, shared by the verbs that generate: SamplingParams fields that were given override the model's own."""
+"""Sampling flags: fields of SamplingParams that were given override what the model's authors suggest."""
 
 import argparse
 from typing import Any
@@ -25,7 +25,11 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("sampling", "what is not given is what the model's authors suggest")
     for name, (kind, help_text) in NUMBERS.items():
         group.add_argument(
-            f"--{name.replace('_', '-')}", type=kind, default=None, metavar="X", help=help_text
+            f"--{name.replace('_', '-')}",
+            type=kind,
+            default=None,
+            metavar="N" if kind is int else "X",
+            help=help_text,
         )
     group.add_argument(
         "--stop",

@@ -1,0 +1,55 @@
+"""Flags that vLLM users type from habit and that have no field here: said in one line each, called by main.
+
+What is harmless to leave out is noted and dropped; what would change the result is refused.
+"""
+
+import sys
+from collections.abc import Sequence
+
+NOT_NEEDED = {  # flag -> (how many values it takes, why)
+    "--enforce-eager": (0, "nothing is compiled or captured at run time"),
+    "--enable-chunked-prefill": (0, "long prompts always go in chunks"),
+    "--no-enable-chunked-prefill": (0, "chunks change no bit of an answer"),
+    "--trust-remote-code": (0, "code from a checkpoint is never run"),
+    "--disable-log-stats": (0, "nothing is logged unless it is asked for"),
+    "--disable-log-requests": (0, "no request is logged"),
+    "--gpu-memory-utilization": (1, "there is no GPU to share; --memory-bytes bounds the keys and values"),
+    "--swap-space": (1, "a preempted request is computed again, so nothing is swapped"),
+}
+NOT_THERE = {  # flag -> why it is refused
+    "--tensor-parallel-size": "a model runs in one process so far",
+    "-tp": "a model runs in one process so far",
+    "--pipeline-parallel-size": "a model runs in one process so far",
+    "--data-parallel-size": "a model runs in one process so far",
+    "--kv-cache-dtype": "keys and values follow the compute dtype so far",
+    "--enable-lora": "adapters cannot be loaded so far",
+    "--lora-modules": "adapters cannot be loaded so far",
+    "--speculative-config": "there is no speculation so far",
+    "--tokenizer": "a model is served with its own tokenizer",
+    "--load-format": "safetensors is the one format that can be read so far",
+    "--chat-template": "LLM.chat(chat_template=...) takes one; the command line uses the model's own",
+}
+
+
+def without_not_needed(arguments: Sequence[str]) -> list[str]:
+    """The arguments that are left; a note on standard error for each flag that was dropped.
+
+    >>> without_not_needed(["run", "m", "--top-k", "5"])
+    ['run', 'm', '--top-k', '5']
+    """
+    left: list[str] = []
+    num_skipped = 0
+    for index, word in enumerate(arguments):
+        if num_skipped:
+            num_skipped -= 1
+            continue
+        if word == "--":
+            return left + list(arguments[index:])
+        flag, has_value, _ = word.partition("=")
+        if flag not in NOT_NEEDED:
+            left.append(word)
+            continue
+        num_values, why = NOT_NEEDED[flag]
+        num_skipped = 0 if has_value else num_values
+        print(f"note: {flag} is not needed: {why}.", file=sys.stderr)
+    return left
