@@ -1,0 +1,134 @@
+"""Random checkpoints on disk, small or of a real model's size: config.json, tokenizer and one safetensors file.
+
+Widths are no nice multiples on purpose. Weights keep activations near unit size, so that attention looks at
+many tokens and the logits differ in most bits between any two contexts.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+TOKENIZER = Path(__file__).parents[1] / "fixtures" / "tokenizers" / "byte_level_llama3"
+VOCAB_SIZE = 509  # prime; the tokenizer knows 461 of them
+EOS_IDS = (5, 300)
+_STORED: dict[str, tuple[str, Any]] = {  # Any: numpy takes these as dtypes
+    "float32": ("F32", np.float32),
+    "float16": ("F16", np.float16),
+    "bfloat16": ("BF16", ml_dtypes.bfloat16),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A decoder of the Llama family. `extra`: further keys of config.json."""
+
+    architecture: str = "LlamaForCausalLM"
+    dtype: str = "bfloat16"
+    hidden_size: int = 192
+    num_layers: int = 2
+    num_heads: int = 3
+    num_kv_heads: int = 1
+    head_dim: int = 64
+    intermediate_size: int = 320
+    vocab_size: int = VOCAB_SIZE
+    max_context: int = 2_560
+    tie_embeddings: bool = False
+    has_qkv_bias: bool = False
+    has_qk_norm: bool = False
+    extra: dict[str, Any] = field(default_factory=dict)  # Any: JSON
+
+    def config(self) -> dict[str, Any]:  # Any: JSON
+        return {
+            "architectures": [self.architecture],
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_hidden_layers": self.num_layers,
+            "num_attention_heads": self.num_heads,
+            "num_key_value_heads": self.num_kv_heads,
+            "head_dim": self.head_dim,
+            "hidden_act": "silu",
+            "max_position_embeddings": self.max_context,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 10_000.0,
+            "tie_word_embeddings": self.tie_embeddings,
+            "vocab_size": self.vocab_size,
+            "eos_token_id": list(EOS_IDS),
+            **self.extra,
+        }
+
+    def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Names and shapes, as checkpoints have them."""
+        hidden, inner = self.hidden_size, self.intermediate_size
+        query, kv = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        yield "model.embed_tokens.weight", (self.vocab_size, hidden)
+        for layer in range(self.num_layers):
+            prefix = f"model.layers.{layer}"
+            yield f"{prefix}.input_layernorm.weight", (hidden,)
+            yield f"{prefix}.post_attention_layernorm.weight", (hidden,)
+            for name, rows in (("q", query), ("k", kv), ("v", kv)):
+                yield f"{prefix}.self_attn.{name}_proj.weight", (rows, hidden)
+                if self.has_qkv_bias:
+                    yield f"{prefix}.self_attn.{name}_proj.bias", (rows,)
+            if self.has_qk_norm:
+                yield f"{prefix}.self_attn.q_norm.weight", (self.head_dim,)
+                yield f"{prefix}.self_attn.k_norm.weight", (self.head_dim,)
+            yield f"{prefix}.self_attn.o_proj.weight", (hidden, query)
+            yield f"{prefix}.mlp.gate_proj.weight", (inner, hidden)
+            yield f"{prefix}.mlp.up_proj.weight", (inner, hidden)
+            yield f"{prefix}.mlp.down_proj.weight", (hidden, inner)
+        yield "model.norm.weight", (hidden,)
+        if not self.tie_embeddings:
+            yield "lm_head.weight", (self.vocab_size, hidden)
+
+
+SHAPES = {
+    "llama_float32": Shape(dtype="float32"),
+    "llama_float16": Shape(dtype="float16", num_heads=6, num_kv_heads=2, head_dim=80, tie_embeddings=True),
+    "llama_bfloat16": Shape(head_dim=80, intermediate_size=352),
+    "mistral": Shape(architecture="MistralForCausalLM", extra={"sliding_window": 100}),
+    "qwen2": Shape(architecture="Qwen2ForCausalLM", num_heads=6, num_kv_heads=2, has_qkv_bias=True),
+    "qwen2_windows": Shape(  # two KV groups: a layer that sees everything, two with a window
+        architecture="Qwen2ForCausalLM",
+        num_layers=3,
+        has_qkv_bias=True,
+        extra={"use_sliding_window": True, "sliding_window": 150, "max_window_layers": 1},
+    ),
+    "qwen3": Shape(architecture="Qwen3ForCausalLM", head_dim=80, has_qk_norm=True),
+}
+
+
+def write_checkpoint(folder: Path, shape: Shape, seed: int = 0) -> Path:
+    """Write a checkpoint of `shape`; the same seed gives the same bytes. Holds one tensor at a time."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(shape.config()))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(TOKENIZER / name, folder / name)
+    code, dtype = _STORED[shape.dtype]
+    header: dict[str, Any] = {}  # Any: JSON
+    end = 0
+    for name, dims in shape.tensors():
+        begin, end = end, end + int(np.prod(dims)) * np.dtype(dtype).itemsize
+        header[name] = {"dtype": code, "shape": dims, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for index, (name, dims) in enumerate(shape.tensors()):
+            file.write(_weights(name, dims, np.random.default_rng([seed, index])).astype(dtype).tobytes())
+    return folder
+
+
+def _weights(name: str, dims: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
+    values = rng.standard_normal(dims, np.float32)
+    if len(dims) == 1:
+        return 0.1 * values + (0 if name.endswith("bias") else 1)
+    if "embed_tokens" in name or "lm_head" in name:
+        return values * np.float32(2 / np.sqrt(dims[-1]))
+    return values * np.float32(1.5 / np.sqrt(dims[-1]))
