@@ -131,14 +131,16 @@ class Answer:
     def _measure(self, request: Request, delta: RequestDelta, now_s: float) -> None:
         """Times are those of the first of n to have each; cached tokens are counted over all of them."""
         metrics = self.whole.metrics
+        is_first = metrics.first_token_s is None
         if metrics.first_scheduled_s is None:
             metrics.first_scheduled_s = request.first_scheduled_s
         if delta.tokens:
-            if metrics.first_token_s is None:
+            if is_first:
                 metrics.first_token_s = now_s
             elif metrics.last_token_s is not None and len(self.requests) == 1:
                 metrics.inter_token_s.append(now_s - metrics.last_token_s)
             metrics.last_token_s = now_s
-        metrics.num_cached_tokens = sum(r.num_cached_tokens for r in self.requests)
-        metrics.num_preemptions = sum(r.num_preemptions for r in self.requests)
-        self.whole.num_cached_tokens = metrics.num_cached_tokens
+        if is_first or delta.finish_reason is not None:
+            metrics.num_cached_tokens = sum(r.num_cached_tokens for r in self.requests)
+            metrics.num_preemptions = sum(r.num_preemptions for r in self.requests)
+            self.whole.num_cached_tokens = metrics.num_cached_tokens

@@ -311,20 +311,24 @@ def test_chat_renders_and_users_cannot_write_special_tokens():
         (lambda llm: llm.generate({"prompt": "a", "lora": 1}, params()), "unknown key 'lora'"),
         (lambda llm: llm.generate([[1, 2]], params()), "give a text, or a dict"),
         (lambda llm: llm.generate("a", params(temperature=9.0)), "temperature is 9.0"),
-        (lambda llm: llm.chat([], params()), "messages are no list"),
+        (lambda llm: llm.chat([[]], params()), "messages are no list"),
         (lambda llm: llm.chat([["a"]], params()), "messages are no list"),
         (lambda llm: llm.stream([], params()), "messages are no list"),
     ],
 )
 def test_bad_calls_are_refused_by_name_and_leave_nothing_behind(call, words):
     llm = make_llm(chat_template=ChatTemplate(TEMPLATE, {}))
-    if call.__code__.co_names[:1] == ("chat",) and words == "messages are no list":
-        assert llm.chat([], params()) == []  # no conversation, no answer
-        call = lambda llm: llm.chat([[]], params())  # noqa: E731
     with pytest.raises(InvalidRequestError, match=words):
         call(llm)
 
     assert is_idle(llm)
+
+
+def test_nothing_asked_is_nothing_answered():
+    llm = make_llm(chat_template=ChatTemplate(TEMPLATE, {}))
+
+    assert llm.generate([], params()) == []
+    assert llm.chat([], params()) == []
 
 
 def test_no_chat_template_is_said():

@@ -326,6 +326,20 @@ def test_max_new_tokens_does_not_count_the_hit_blocks_twice():
     assert kv.allocate(again, 2, hit)
 
 
+def test_a_refusal_evicts_nobody():
+    kv = make_kv(num_blocks=4, block_size=2)
+    for name, prompt in (("a", [1, 2, 3, 4]), ("c", [7, 8])):
+        request = make_request(name, prompt)
+        compute(kv, request)
+        kv.free(request)
+    again = make_request("b", [1, 2, 3, 4, 5, 6, 7, 8, 9])
+    hit = kv.find_prefix(again)
+
+    assert hit.num_tokens == 4
+    assert not kv.allocate(again, 5, hit)
+    assert kv.find_prefix(make_request("d", [7, 8, 9])).num_tokens == 2
+
+
 def test_room_is_kept_for_those_who_still_read_their_prompt():
     kv = make_kv(num_blocks=6, block_size=2)
     reading = make_request("a", range(9))
