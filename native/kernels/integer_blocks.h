@@ -91,12 +91,12 @@ PENSTOCK_INLINE void prefetch_lines(const BlockRun& at, int64_t step) {
 // -kBias * the sum of the codes of `groups` times 32 of K, for all 16 rows of a tile.
 template <int kBias>
 PENSTOCK_INLINE void start_values(const int32_t* code_sums, int64_t groups, int32_t* start) {
-    I16 total{}, part;
+    U16 total{}, part;  // unsigned: lanes of rows that nobody wrote may overflow
     for (int64_t i = 0; i < groups; ++i) {
         std::memcpy(&part, code_sums + i * kTileRows, 64);
         total += part;
     }
-    total *= -kBias;
+    total = (U16{} - total) * static_cast<uint32_t>(kBias);
     std::memcpy(start, &total, 64);
 }
 PENSTOCK_INLINE __m512i four_codes(const int8_t* p) {
