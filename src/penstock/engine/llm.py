@@ -183,8 +183,8 @@ class LLM:
         """Queue all their requests. Where one is refused, `_drop` takes the others out again."""
         for answer in answers:
             for request in answer.requests:
-                self.core.add_request(request)
                 self._answers[request.request_id] = answer
+                self.core.add_request(request)
 
     def _step(self) -> tuple[list[Answer], int]:
         """One engine step, for whoever waits: (answers that ended, new tokens), everybody's.
@@ -212,10 +212,11 @@ class LLM:
 
     def _drop(self, answers: Sequence[Answer]) -> None:
         """Forget these answers; what has not ended is aborted."""
-        for answer in answers:
-            for request in answer.requests:
-                if self._answers.pop(request.request_id, None) is not None:
-                    self.core.abort(request.request_id)
+        with DeferredInterrupt():
+            for answer in answers:
+                for request in answer.requests:
+                    if self._answers.pop(request.request_id, None) is not None:
+                        self.core.abort(request.request_id)
 
     def _params_for(
         self, count: int, params: SamplingParams | Sequence[SamplingParams] | None
