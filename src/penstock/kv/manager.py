@@ -124,7 +124,7 @@ class KVManager:
             reach = len(ids)
             found.append(ids)
         first = [0] * len(found)
-        while reach > 0:  # a hole within a window ends the hit at the hole, or before
+        while reach > 0:  # a shorter hit reads from further back, so it must end before the first hole
             first = [group.first_read(reach * self.block_size, self.block_size) for group in self._groups]
             holes = [
                 p
@@ -135,7 +135,7 @@ class KVManager:
             ]
             if not holes:
                 break
-            reach = max(holes)
+            reach = min(holes)
         is_growing = reach < len(links) and links[reach].key in self._growing
         if reach == 0:
             return PrefixHit(0, self.no_hit.block_ids, is_growing)

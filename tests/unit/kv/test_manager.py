@@ -168,7 +168,21 @@ def test_a_block_that_is_being_computed_is_better_waited_for():
     assert kv.find_prefix(other).num_tokens == 2
     assert kv.allocate(one, 3)
     assert kv.find_prefix(other).is_growing
+    one.num_computed_tokens = 5
+    kv.commit(one)
+    kv.reset_prefix_cache()
+    assert not kv.find_prefix(other).is_growing  # computed, not growing, though nobody finds it any more
     kv.free(one)
+    kv.check_integrity()
+
+
+def test_who_is_freed_computes_nothing_any_more():
+    kv = make_kv(block_size=2)
+    one, other = make_request("a", [1, 2, 3, 4, 5]), make_request("b", [1, 2, 3, 4, 6])
+    assert kv.allocate(one, 4)
+    assert kv.find_prefix(other).is_growing
+    kv.free(one)
+
     assert not kv.find_prefix(other).is_growing
     kv.check_integrity()
 
@@ -349,6 +363,20 @@ def test_room_is_kept_for_those_who_still_read_their_prompt():
     assert kv.has_room(small, kv.no_hit, [reading])
     assert not kv.has_room(large, kv.no_hit, [reading])
     assert kv.has_room(large, kv.no_hit, [])
+
+
+def test_cached_blocks_of_the_hit_are_not_free_for_the_rest():
+    kv = make_kv(num_blocks=4, block_size=2)
+    first, other = make_request("a", [1, 2, 3, 4]), make_request("c", [9], max_tokens=1)
+    compute(kv, first)
+    kv.free(first)
+    compute(kv, other)
+    again = make_request("b", [1, 2, 3, 4, 5, 6, 7], max_tokens=1)
+    hit = kv.find_prefix(again)
+
+    assert (hit.num_tokens, kv.num_free_blocks) == (4, (3,))
+    assert not kv.has_room(again, hit, [other])
+    assert kv.has_room(make_request("d", [1, 2, 3, 4, 5, 6], max_tokens=1), hit, [other])
 
 
 def test_integrity_finds_a_lost_reference_and_foreign_content():
