@@ -28,11 +28,12 @@ def write_card(
     steps = [json.loads(line) for line in (record / "log.jsonl").read_text().splitlines()]
     config = json.loads((model / "config.json").read_text())
     (model / "LICENSE").write_text(_LICENCE)
-    (model / "README.md").write_text(_card(model.name, config, measured, data, steps))
+    (model / "README.md").write_text(_card(model.name, record, config, measured, data, steps))
 
 
 def _card(
     name: str,
+    record: Path,
     config: dict[str, Any],
     measured: dict[str, Any],
     data: dict[str, Any],
@@ -56,6 +57,7 @@ def _card(
         f"{sum(step['stage'] == stage for step in steps)} steps `{stage}`"
         for stage in dict.fromkeys(step["stage"] for step in steps)
     )
+    notes = (record / "notes.md").read_text() if (record / "notes.md").is_file() else ""
     written = "\n\n".join(f"```python\n{text.rstrip()}\n```" for text in measured["examples"])
     chats = "\n\n".join(f"> {request}\n\n```python\n{answer}\n```" for request, answer in measured["chats"])
     return f"""\
@@ -92,6 +94,8 @@ temperature {functions["temperature"]}, {functions["parsed"]} \
 that reaches 192 tokens loses its last, unfinished line.
 
 ## What it writes
+The first two of those completions that parse, then two chats at temperature 0.3, as they came.
+
 {written}
 
 {chats}
@@ -99,9 +103,9 @@ that reaches 192 tokens loses its last, unfinished line.
 ## Training
 {stages}, {steps[-1]["num_tokens"] / 1e6:.2f} million tokens, \
 {steps[-1]["elapsed_s"] / 60:.1f} minutes on one CPU thread in bfloat16 with float32 masters; Muon for the \
-matrices, AdamW for embedding and norms; warm-up, a stable rate, a linear fall to zero. The later stages mix
-in chat turns made from docstrings and functions, and fill-in-the-middle examples. `tools/train/README.md`
-says how to repeat it; `tools/train/record/{name}/` holds the log, the loss curve and the measurements.
+matrices, AdamW for embedding and norms; warm-up, a stable rate, linear falls
+(the log has every rate). The later stages mix in chat turns made from docstrings and functions, and
+fill-in-the-middle examples. `tools/train/README.md` says how to repeat it; `tools/train/record/{name}/` holds the log, the loss curve and the measurements.
 
 ## Data
 | source | version | licence | train | validation | test |
@@ -111,6 +115,7 @@ says how to repeat it; `tools/train/record/{name}/` holds the log, the loss curv
 Splits are by file, from the SHA-256 of its path; exact duplicates are removed before; tests and data tables
 of the standard library are left out. Corpus SHA-256: `{data["sha256"]}`.
 
+{notes}
 ## What it cannot do
 It knows no facts, follows no instruction reliably, and what it writes seldom runs. It was trained on Python
 and on English technical prose; other languages, human or not, are noise to it. Chat and fill-in-the-middle

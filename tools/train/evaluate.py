@@ -48,15 +48,13 @@ def measure(folder: Path, documents: Sequence[Document]) -> dict[str, object]:
         for kind, found in by_kind.items()
     }
     openings, written = sampled_functions(model, tokenizer, _of(by_kind["code"], "test"))
-    parsed = [is_python(opening + body) for opening, body in zip(openings, written, strict=True)]
+    parsed = [is_function(opening, body) for opening, body in zip(openings, written, strict=True)]
     return {
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "held_out": heldout,
         "functions": {"sampled": len(parsed), "parsed": sum(parsed), "temperature": _TEMPERATURE},
         "examples": [
-            opening + body
-            for opening, body, good in zip(openings, written, parsed, strict=True)
-            if good and body
+            opening + body for opening, body, good in zip(openings, written, parsed, strict=True) if good
         ][:2],
         "chats": [[request, _answer(model, tokenizer, request)] for request in _REQUESTS],
     }
@@ -159,12 +157,13 @@ def continued(
     return texts
 
 
-def is_python(text: str) -> bool:
+def is_function(opening: str, body: str) -> bool:
+    """Say whether they parse together; a body without a statement does not count, though Python takes it."""
     try:
-        ast.parse(text)
+        function = ast.parse(opening + body).body[0]
     except (SyntaxError, ValueError):
         return False
-    return True
+    return isinstance(function, ast.FunctionDef) and len(function.body) > 1
 
 
 def _answer(model: Decoder, tokenizer: Tokenizer, request: str) -> str:
