@@ -105,7 +105,8 @@ The first two of those completions that parse, then two chats at temperature 0.3
 {steps[-1]["elapsed_s"] / 60:.1f} minutes on one CPU thread in bfloat16 with float32 masters; Muon for the \
 matrices, AdamW for embedding and norms; warm-up, a stable rate, linear falls
 (the log has every rate). The later stages mix in chat turns made from docstrings and functions, and
-fill-in-the-middle examples. `tools/train/README.md` says how to repeat it; `tools/train/record/{name}/` holds the log, the loss curve and the measurements.
+fill-in-the-middle examples. `tools/train/README.md` says how to repeat it;
+`tools/train/record/{name}/` holds the log, the loss curve and the measurements.
 
 ## Data
 | source | version | licence | train | validation | test |
