@@ -13,7 +13,7 @@ from typing import Any
 from jinja2.utils import Namespace
 
 MAX_CHARS = 1 << 20  # of one value, and of the rendered text
-MAX_WORK = 2_000_000  # about a second of a slow core
+MAX_WORK = 3_000_000  # about a second of a core
 MAX_INT_BITS = 1 << 14
 CHARS_PER_UNIT = 32
 MAX_ATTRIBUTE_CHARS = 256

@@ -38,7 +38,7 @@ MAX_SOURCE_CHARS = 1 << 18  # the longest published template has some 40,000
 MAX_NODES = 20_000
 MAX_DEPTH = 150  # of the syntax tree; the compiler's own recursion stays far from Python's limit
 MAX_BRANCHES = 200  # of one if: each elif is a level deeper in the generated code
-NODES_PER_UNIT = 4
+NODES_PER_UNIT = 8
 
 # Filters whose names no template can write: they hold a space.
 PAY, WEIGHED, SLICED = "pay for", "as weighed", "to be sliced"

@@ -37,12 +37,6 @@ class Tokenizer:
             ) from None
         self._library.no_padding()
         self._library.no_truncation()  # nothing is ever cut silently
-        for token_id, token in self._library.get_added_tokens_decoder().items():
-            if self._library.token_to_id(token.content) != token_id:
-                raise ModelLoadError(
-                    "bad_tokenizer",
-                    f"{path.name}: two ids claim the token {token.content!r}; download it again.",
-                )
         self.config = config
         self.bos_token = self._named(config, "bos_token")
         self.eos_token = self._named(config, "eos_token")
@@ -189,7 +183,7 @@ class Tokenizer:
     def _encode(library: Library, text: str, add_special: bool) -> Any:  # Any: the library is untyped
         try:
             return library.encode(text, add_special_tokens=add_special)
-        except UnicodeEncodeError:
+        except (UnicodeEncodeError, TypeError):  # the latter is what the library makes of it
             why = "holds half of a surrogate pair, which is no character; send valid Unicode"
         except BaseException as error:
             if type(error).__name__ != "PanicException":  # a pattern of the tokenizer ran out of its retries

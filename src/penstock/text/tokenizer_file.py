@@ -28,20 +28,23 @@ def check_tokenizer(content: Mapping[str, Any]) -> None:  # Any: foreign JSON
     """Refuse what the library reads without complaint."""
     model = content.get("model")
     vocabulary = model.get("vocab") if isinstance(model, Mapping) else None
-    if isinstance(vocabulary, Mapping) and len(set(map(str, vocabulary.values()))) != len(vocabulary):
-        raise ModelLoadError(
-            "bad_tokenizer", "tokenizer.json: two tokens have the same id; download it again."
-        )
-    ids = {
-        token["id"]: token["content"]
-        for token in content.get("added_tokens") or ()
-        if isinstance(token, Mapping)
-    }
-    for token, token_id in vocabulary.items() if isinstance(vocabulary, Mapping) else ():
-        if ids.get(token_id, token) != token:
+    pairs = list(vocabulary.items()) if isinstance(vocabulary, Mapping) else []
+    added = [token for token in content.get("added_tokens") or () if isinstance(token, Mapping)]
+    pairs += [(token.get("content"), token.get("id")) for token in added]
+    tokens: dict[object, object] = {}
+    ids: dict[object, object] = {}
+    for token, token_id in pairs:
+        if not isinstance(token, str) or not isinstance(token_id, int):
+            raise ModelLoadError("bad_tokenizer", "tokenizer.json: tokens are not texts with numbers as ids.")
+        if tokens.setdefault(token_id, token) != token:
             raise ModelLoadError(
                 "bad_tokenizer",
-                f"tokenizer.json: id {token_id} is both {token!r} and {ids[token_id]!r}; download it again.",
+                f"tokenizer.json: id {token_id} is {tokens[token_id]!r} and {token!r}; download it again.",
+            )
+        if ids.setdefault(token, token_id) != token_id:
+            raise ModelLoadError(
+                "bad_tokenizer",
+                f"tokenizer.json: {token!r} has the ids {ids[token]} and {token_id}; download it again.",
             )
     for pattern in _patterns([content.get(key) for key in ("normalizer", "pre_tokenizer", "decoder")]):
         if _is_explosive(pattern):
@@ -66,7 +69,7 @@ def _patterns(value: object) -> Iterator[str]:
 
 
 def _is_explosive(pattern: str) -> bool:
-    """Whether a group that repeats or offers a choice is itself repeated without bound.
+    r"""Whether a group that repeats or offers a choice is itself repeated without bound.
 
     >>> _is_explosive("(a+)+$"), _is_explosive(" ?[^\\s(]+|\\s+(?!\\S)")
     (True, False)
