@@ -32,8 +32,8 @@ template <class T>
 NumpyArray<T> make_array(std::initializer_list<std::size_t> shape) {
     std::size_t count = 1;
     for (std::size_t s : shape) count *= s;
-    auto* data = static_cast<T*>(::operator new (count * sizeof(T) + 64, std::align_val_t{64}));
-    nb::capsule owner(data, [](void* p) noexcept { ::operator delete (p, std::align_val_t{64}); });
+    auto* data = static_cast<T*>(::operator new(count * sizeof(T) + 64, std::align_val_t{64}));
+    nb::capsule owner(data, [](void* p) noexcept { ::operator delete(p, std::align_val_t{64}); });
     return NumpyArray<T>(data, shape.size(), shape.begin(), owner);
 }
 

@@ -10,7 +10,8 @@ namespace {
 
 // Rows of one pointwise unit: big enough to amortise the counter, small enough to balance two workers.
 constexpr int64_t kRowGrain = 4;
-// Query rows x heads of one attention unit: long enough that a split's keys and values serve many tiles from L2.
+// Query rows x heads of one attention unit: long enough that a split's keys and values serve many tiles from
+// L2.
 constexpr int64_t kAttentionTile = 256;
 // Panels of one linear unit are chosen so that a unit streams at least this much.
 constexpr int64_t kLinearUnitBytes = 64 << 10;

@@ -20,11 +20,21 @@ FlopsProbe float32_probe, int8_probe;
 #define PENSTOCK_TEXT(x) PENSTOCK_TEXT2(x)
 
 const KernelTable& table() noexcept {
-    static constexpr KernelTable kTable{PENSTOCK_TEXT(PENSTOCK_ISA), linear_float32,     linear_float16,
-                                        linear_bfloat16,             linear_int8,        linear_int4,
-                                        operand_float32,             operand_bfloat16,   operand_int8,
-                                        norm,                        gated,              embed,
-                                        rope_write,                  attention_bfloat16, attention_float32,
+    static constexpr KernelTable kTable{PENSTOCK_TEXT(PENSTOCK_ISA),
+                                        linear_float32,
+                                        linear_float16,
+                                        linear_bfloat16,
+                                        linear_int8,
+                                        linear_int4,
+                                        operand_float32,
+                                        operand_bfloat16,
+                                        operand_int8,
+                                        norm,
+                                        gated,
+                                        embed,
+                                        rope_write,
+                                        attention_bfloat16,
+                                        attention_float32,
                                         sample};
     return kTable;
 }

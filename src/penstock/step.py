@@ -79,7 +79,7 @@ class StepInput:
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """Row by row of `logit_rows`: the token drawn (or the target scored) and what was asked to be known of it."""
+    """Row by row of `logit_rows`: the token drawn (or the target scored), and what was asked of it."""
 
     sampled: np.ndarray  # [R] int32
     logprob: np.ndarray  # [R] float32: of `sampled`, raw logits; NaN where none was asked

@@ -7,7 +7,7 @@ whatever it reads and leaves nothing half loaded.
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ from penstock.step import Executor
 from penstock.text.chat_template import ChatTemplate, load_chat_template
 from penstock.text.tokenizer import Tokenizer
 from penstock.weights.format import FORMATS
-from penstock.weights.loader import LoadedWeights, Wanted, load, packed_bytes
+from penstock.weights.loader import LoadedWeights, Packer, Wanted, load, pack_with_numpy, packed_bytes
 from penstock.weights.reader import Checkpoint, read_checkpoint
 
 
@@ -62,7 +62,10 @@ def load_model(model: str, config: EngineConfig) -> Loaded:
     program = _program(spec, plan.weight_format, plan.head_format, plan.kv_dtype, plan.max_context)
     executor, notes = _executor(program, plan, checkpoint, config)
     if plan.weight_format == "float16":
-        notes = (*notes, "fp16 weights run exactly, in fp32 arithmetic; --dtype bfloat16 is quicker and lossy.")
+        notes = (
+            *notes,
+            "fp16 weights run exactly, in fp32 arithmetic; --dtype bfloat16 is quicker and lossy.",
+        )
     if plan.backend == "reference":
         notes = (*notes, f"running on the reference backend: {plan.reasons['backend']}.")
     return Loaded(
@@ -80,9 +83,17 @@ def load_model(model: str, config: EngineConfig) -> Loaded:
     )
 
 
-def _program(spec: ModelSpec, weight_format: str, head_format: str, kv_dtype: str, max_context: int) -> Program:
+def _program(
+    spec: ModelSpec, weight_format: str, head_format: str, kv_dtype: str, max_context: int
+) -> Program:
     return fuse(
-        build(spec, weight_format=weight_format, head_format=head_format, kv_dtype=kv_dtype, max_context=max_context)
+        build(
+            spec,
+            weight_format=weight_format,
+            head_format=head_format,
+            kv_dtype=kv_dtype,
+            max_context=max_context,
+        )
     )
 
 
@@ -120,7 +131,9 @@ def _facts(spec: ModelSpec, checkpoint: Checkpoint) -> Facts:
             from penstock.backends.cpu.lower import BLOCK_TOKENS, block_bytes
 
             return [block_bytes(layer) // BLOCK_TOKENS for layer in program.kv_layers]
-        return [2 * layer.num_kv_heads * layer.head_dim * 4 for layer in program.kv_layers]  # numpy holds fp32
+        return [
+            2 * layer.num_kv_heads * layer.head_dim * 4 for layer in program.kv_layers
+        ]  # numpy holds fp32
 
     from penstock.backends.cpu.probe import isas
 
@@ -139,11 +152,17 @@ def _executor(
     program: Program, plan: Plan, checkpoint: Checkpoint, config: EngineConfig
 ) -> tuple[Executor, tuple[str, ...]]:
     names = FAMILIES[program.spec.architecture].names
-    options = {
-        "is_inert": lambda name: names.is_inert(name, tie_embeddings=program.spec.tie_embeddings),
-        "cache": env.cache_dir() if config.pack_cache else None,
-        "verify": config.verify_weights,
-    }
+
+    def load_weights(pack: Packer) -> LoadedWeights:
+        return load(
+            checkpoint,
+            _wanted(program),
+            is_inert=lambda name: names.is_inert(name, tie_embeddings=program.spec.tie_embeddings),
+            pack=pack,
+            cache=env.cache_dir() if config.pack_cache else None,
+            verify=config.verify_weights,
+        )
+
     if plan.backend == "cpu":
         from penstock import _native
         from penstock.backends.cpu.executor import CpuExecutor
@@ -155,15 +174,17 @@ def _executor(
             finite: bool = pool.pack(rows.view(np.uint16) if rows.itemsize == 2 else rows, dtype, format, out)
             return finite
 
-        weights = load(checkpoint, _wanted(program), pack=pack, **options)
+        weights = load_weights(pack)
         limits = Limits(plan.max_step_tokens, plan.max_requests + MAX_SCORED_ROWS, plan.num_kv_blocks)
         return CpuExecutor(program, weights, limits, isa=plan.isa, pool=pool), tuple(weights.notes)
 
     from penstock.backends.reference.executor import ReferenceExecutor
 
-    weights = load(checkpoint, _wanted(program), **options)
+    weights = load_weights(pack_with_numpy)
     arrays = _unpacked(program, weights)
-    executor = ReferenceExecutor(program, arrays, num_kv_blocks=plan.num_kv_blocks, block_size=plan.block_size)
+    executor = ReferenceExecutor(
+        program, arrays, num_kv_blocks=plan.num_kv_blocks, block_size=plan.block_size
+    )
     return executor, tuple(weights.notes)
 
 
@@ -182,10 +203,17 @@ def _unpacked(program: Program, weights: LoadedWeights) -> dict[str, NDArray[np.
 def _fingerprint(checkpoint: Checkpoint, program: Program, plan: Plan, executor: Mapping[str, str]) -> str:
     """Changes whenever the bits may: weights, build, kernel path, numeric configuration."""
     digest = hashlib.blake2b(digest_size=8)
-    for part in (checkpoint.source_hash, program.fingerprint(), plan.backend, plan.isa, version("penstock")):
+    for part in (checkpoint.source_hash, program.fingerprint(), plan.backend, plan.isa, _version()):
         digest.update(part.encode() + b"\0")
     if executor["backend"] == "cpu":
         from penstock import _native
 
         digest.update(hashlib.blake2b(Path(_native.__file__).read_bytes()).digest())
     return f"ps-{digest.hexdigest()}"
+
+
+def _version() -> str:
+    try:
+        return version("penstock")
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        return "source"

@@ -21,7 +21,8 @@ def choose_isa(forced: str | None) -> str:
     isa = forced.replace("-", "_")
     if isa not in _native.isas():
         raise BackendError(
-            f"PENSTOCK_ISA={forced}: this machine runs {', '.join(_native.isas())}; choose one of these or unset it."
+            f"PENSTOCK_ISA={forced}: this machine runs {', '.join(_native.isas())}; "
+            "choose one of these or unset it."
         )
     return isa
 
@@ -33,7 +34,7 @@ class CpuExecutor:
         self, program: Program, weights: LoadedWeights, limits: Limits, *, isa: str, pool: "_native.Pool"
     ) -> None:
         self._kv_pools = [reserve(size) for size in kv_pool_bytes(program, limits.num_blocks)]
-        self._lowering = Lowering(program, weights, self._kv_pools, limits, isa, pool)
+        self._lowering = Lowering(program, weights, self._kv_pools, limits, isa=isa, pool=pool)
         self._native = self._lowering.native
         self._isa = isa
         self._pool = pool
@@ -51,12 +52,12 @@ class CpuExecutor:
         top_token = np.full((num_logit_rows, columns), -1, np.int32)
         top_logprob = np.zeros((num_logit_rows, columns), np.float32)
         self._native.run(
-            step.tokens, step.positions, step.query_start, step.context_len, row_request, list(step.block_tables),
-            step.logit_rows, rows.temperature, rows.top_k, rows.top_p, rows.min_p, rows.typical_p,
+            step.tokens, step.positions, step.query_start, step.context_len, row_request,
+            list(step.block_tables), step.logit_rows, rows.temperature, rows.top_k, rows.top_p, rows.min_p, rows.typical_p,
             rows.repetition_penalty, rows.presence_penalty, rows.frequency_penalty, rows.seed, rows.position,
             rows.target, rows.num_logprobs, rows.history_start, rows.history_token, rows.history_count,
-            rows.bias_start, rows.bias_token, rows.bias_value, rows.allowed, sampled, logprob, rank, top_token,
-            top_logprob,
+            rows.bias_start, rows.bias_token, rows.bias_value, rows.allowed, sampled, logprob, rank,
+            top_token, top_logprob,
         )  # fmt: skip
         taps: dict[str, np.ndarray] = {}
         if "logits" in step.taps:

@@ -62,13 +62,12 @@ def _linear_add(low: "Lowering", call: Call) -> None:
 def _product(
     low: "Lowering", call: Call, x: str | None, weight: str | None, bias: str | None, residual: str | None
 ) -> None:
-    packed, use = low.packed(weight)
-    n, k = use.shape
+    packed, weight_format, (n, k) = low.packed(weight)
     low.follow_rows(call, x)
     out = low.floats(call, n)
     addend = -1 if residual is None else low[residual]
     on_logit_rows = call.output in low.on_logit_rows
-    low.native.linear(packed, use.format, n, k, low[x], out, low.vector(bias), addend, on_logit_rows)
+    low.native.linear(packed, weight_format, n, k, low[x], out, low.vector(bias), addend, on_logit_rows)
 
 
 def _split_rope_write(low: "Lowering", call: Call) -> None:

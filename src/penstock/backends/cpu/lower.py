@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from penstock import _native
 from penstock.backends.cpu.kernels import CPU
-from penstock.model.program import Call, KVLayer, Program, WeightUse
+from penstock.model.program import Call, KVLayer, Program
 from penstock.weights.loader import DTYPE_NAMES, LoadedWeights
 
 BLOCK_TOKENS = 64
@@ -34,7 +34,7 @@ def block_bytes(layer: KVLayer) -> int:
 
 
 def plan_arena(sizes: Sequence[int], lifetimes: Sequence[tuple[int, int]]) -> tuple[list[int], int]:
-    """Offsets such that values alive at the same call never overlap, first fit in order of birth, and the total.
+    """Offsets such that values alive at the same call never overlap (first fit, by birth), and the total.
 
     >>> plan_arena([4096, 4096, 4096], [(0, 1), (1, 2), (2, 3)])
     ([0, 4096, 0], 8192)
@@ -66,6 +66,7 @@ class Lowering:
         weights: LoadedWeights,
         kv_pools: Sequence[NDArray[np.uint8]],
         limits: Limits,
+        *,
         isa: str,
         pool: "_native.Pool",
     ) -> None:
@@ -126,10 +127,13 @@ class Lowering:
         self.kept.append(vector)
         return vector
 
-    def packed(self, name: str | None) -> tuple[NDArray[np.uint8], WeightUse]:
+    def packed(self, name: str | None) -> tuple[NDArray[np.uint8], str, tuple[int, ...]]:
+        """(panels, their format, [N,K]) of a linear's weight."""
         packed = self._weights.packed[_weight_name(name)]
         self.kept.append(packed)
-        return packed, self._program.weights[_weight_name(name)]
+        use = self._program.weights[_weight_name(name)]
+        assert use.format is not None
+        return packed, use.format, use.shape
 
     def constant(self, name: str | None) -> NDArray[np.float32] | None:
         if name is None:

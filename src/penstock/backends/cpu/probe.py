@@ -21,7 +21,7 @@ class Measured:
 
 
 def isas() -> list[str]:
-    """Instruction sets of this build that this machine runs, best first, emulated ones last; [] without a native build."""
+    """Instruction sets of build and machine, best first, emulated ones last; [] without a native build."""
     try:
         from penstock import _native
     except ImportError:
