@@ -5,8 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NATIVE := $(shell find native -name '*.cpp' -o -name '*.h') CMakeLists.txt
 MODEL ?= penstock-tiny
-BASE ?= main
-.PHONY: dev demo serve test check test-all bench bench-compare docs clean
+.PHONY: dev demo serve test check test-all slow-sets bench docs clean
 
 # The environment and the native build. Warnings are errors here; a user's install only warns.
 dev: $(STAMP)
@@ -43,8 +42,10 @@ check: $(STAMP)
 	$(BIN)/clang-format --dry-run --Werror $(filter %.cpp %.h,$(NATIVE))
 	$(BIN)/pytest tests/test_architecture.py
 
-# The slow sets: all ISAs, sanitizer builds, and the oracle (torch, in an environment of its own).
-test-all: test check
+test-all: test check slow-sets
+
+# All ISAs and long mixes, the sanitizer build, and the oracle (torch, in an environment of its own).
+slow-sets: $(STAMP)
 	$(BIN)/pytest -m "slow and not oracle"
 	tools/sanitizers.sh
 	tools/oracle.sh

@@ -53,11 +53,11 @@ class CpuExecutor:
         top_logprob = np.zeros((num_logit_rows, columns), np.float32)
         self._native.run(
             step.tokens, step.positions, step.query_start, step.context_len, row_request,
-            list(step.block_tables), step.logit_rows, rows.temperature, rows.top_k, rows.top_p, rows.min_p, rows.typical_p,
-            rows.repetition_penalty, rows.presence_penalty, rows.frequency_penalty, rows.seed, rows.position,
-            rows.target, rows.num_logprobs, rows.history_start, rows.history_token, rows.history_count,
-            rows.bias_start, rows.bias_token, rows.bias_value, rows.allowed, sampled, logprob, rank,
-            top_token, top_logprob,
+            list(step.block_tables), step.logit_rows, rows.temperature, rows.top_k, rows.top_p, rows.min_p,
+            rows.typical_p, rows.repetition_penalty, rows.presence_penalty, rows.frequency_penalty, rows.seed,
+            rows.position, rows.target, rows.num_logprobs, rows.history_start, rows.history_token,
+            rows.history_count, rows.bias_start, rows.bias_token, rows.bias_value, rows.allowed, sampled,
+            logprob, rank, top_token, top_logprob,
         )  # fmt: skip
         taps: dict[str, np.ndarray] = {}
         if "logits" in step.taps:
