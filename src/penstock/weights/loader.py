@@ -19,6 +19,7 @@ from penstock.weights import packed
 from penstock.weights.arena import reserve
 from penstock.weights.format import FORMATS, PANEL_COLUMNS
 from penstock.weights.reader import Checkpoint
+from penstock.weights.safetensors_file import shown
 
 DTYPE_NAMES = {
     np.dtype(np.float32): "float32",
@@ -79,7 +80,7 @@ def load(
     cache: Path | None = None,
     verify: bool = False,
 ) -> LoadedWeights:
-    """Everything `wanted`. `cache`: where packed weights are kept; None: nowhere. `verify`: scan all values again."""
+    """Everything `wanted`. `cache`: where packed weights are kept, if anywhere. `verify`: scan all values anew."""
     _check(checkpoint.tensors, wanted, is_inert)
     out = LoadedWeights()
     for want in wanted:
@@ -102,9 +103,10 @@ def load(
         out.packed[want.name] = memory[at : at + sizes[want.name]]
         at += sizes[want.name]
         _refuse_unless(_pack(checkpoint.tensors, want, out.packed[want.name], pack), want)
-    for name, table in out.embeddings.items():
-        want = next(w for w in wanted if w.name == name)
-        _refuse_unless(bool(_finite(table)), want)
+    for want in wanted:
+        if want.kind == "embedding":
+            _refuse_unless(_is_finite(out.embeddings[want.name]), want)
+    checkpoint.check_unchanged()
     if path is not None and (failure := packed.save(path, out.packed)):
         out.notes.append(failure)
     return out
@@ -113,7 +115,9 @@ def load(
 def _pack(tensors: Mapping[str, np.ndarray], want: Wanted, out: NDArray[np.uint8], pack: Packer) -> bool:
     assert want.format is not None
     parts = [tensors[source] for source in want.sources]
-    if any(part.shape[0] % PANEL_COLUMNS for part in parts[:-1]) or len({part.dtype for part in parts}) > 1:
+    if len({part.dtype for part in parts}) > 1:
+        parts = [part.astype(np.float32) for part in parts]  # which holds all of them exactly
+    if any(part.shape[0] % PANEL_COLUMNS for part in parts[:-1]):
         parts = [np.concatenate(parts)]  # a panel would straddle two sources
     per_panel = panel_bytes(want.format, want.shape[1])
     at = 0
@@ -125,7 +129,7 @@ def _pack(tensors: Mapping[str, np.ndarray], want: Wanted, out: NDArray[np.uint8
     return finite
 
 
-def _finite(table: NDArray[np.generic]) -> bool:
+def _is_finite(table: NDArray[np.generic]) -> bool:
     """Without a float32 copy of the table: an exponent of all ones is NaN or Inf."""
     masks = {
         "float32": (np.uint32, 0x7F800000),
@@ -145,7 +149,7 @@ def _refuse_unless(finite: bool, want: Wanted) -> None:
     if not finite:
         raise ModelLoadError(
             "nan_weights",
-            f"{' + '.join(want.sources)}: holds NaN or Inf, so every answer would be noise; download the weights again.",
+            f"{' + '.join(want.sources)}: holds NaN or Inf, so all answers would be noise; download it again.",
         )
 
 
@@ -165,12 +169,13 @@ def _check(
             tensor = tensors[source]
             if tensor.dtype not in DTYPE_NAMES:
                 raise ModelLoadError(
-                    "dtype_unsupported", f"tensor {source} is not float32, float16 or bfloat16."
+                    "dtype_unsupported",
+                    f"tensor {source} is {tensor.dtype}; convert it to float32, float16 or bfloat16.",
                 )
             if tensor.ndim != len(want.shape) or tensor.shape[1:] != want.shape[1:]:
                 raise ModelLoadError(
                     "shape_mismatch",
-                    f"tensor {source} has shape {list(tensor.shape)}, config.json asks for {list(want.shape)}; "
+                    f"tensor {source} has shape {list(tensor.shape)}, config.json wants {list(want.shape)}; "
                     f"weights and config belong to different models.",
                 )
             rows += tensor.shape[0]
@@ -184,6 +189,6 @@ def _check(
     if extra:
         raise ModelLoadError(
             "bad_index",
-            f"{len(extra)} tensors are not part of this architecture (first: {extra[0]}); "
+            f"{len(extra)} tensors are not part of this architecture (first: {shown(extra[0])}); "
             f"serving without them would be another model.",
         )

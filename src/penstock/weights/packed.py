@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from penstock.errors import ModelLoadError
 from penstock.weights.arena import reserve
-from penstock.weights.readers.safetensors import read_file
+from penstock.weights.safetensors_file import read_file
 
 LAYOUT_VERSION = 1  # raised whenever a byte of any format moves
 ALIGNMENT = 64
+SUFFIX = ".safetensors"
 
 
 def key_of(source_hash: str, contents: Mapping[str, tuple[str, tuple[int, ...], tuple[str, ...]]]) -> str:
@@ -30,34 +31,43 @@ def key_of(source_hash: str, contents: Mapping[str, tuple[str, tuple[int, ...], 
 
 
 def path_of(cache: Path, key: str) -> Path:
-    return cache / "packed" / f"{key}.safetensors"
+    return cache / "packed" / f"{key}{SUFFIX}"
 
 
 def load(path: Path, sizes: Mapping[str, int]) -> dict[str, NDArray[np.uint8]] | None:
-    """The tensors, read into fresh huge-page memory; None when the file is not there or is not what was asked."""
-    if not path.exists():
-        return None
+    """The tensors, read into fresh huge-page memory; None when the file is not there or not what was asked."""
     try:
-        tensors, _, _ = read_file(path)
+        found = read_file(path)
     except ModelLoadError:
         return None
-    if {name: tensor.nbytes for name, tensor in tensors.items()} != dict(sizes):
+    if {name: tensor.nbytes for name, tensor in found.tensors.items()} != dict(sizes):
         return None
     memory = reserve(sum(sizes.values()))
     out: dict[str, NDArray[np.uint8]] = {}
     at = 0
-    for name, tensor in tensors.items():
+    for name, tensor in found.tensors.items():  # in the order of the file, which `save` writes without gaps
         out[name] = memory[at : at + tensor.nbytes]
         at += tensor.nbytes
-    with path.open("rb") as file:
-        file.seek(path.stat().st_size - at)
-        if file.readinto(memoryview(memory)) != at:  # type: ignore[attr-defined]
-            return None
-    return out
+    try:
+        with path.open("rb", buffering=0) as file:
+            file.seek(found.data_start)
+            return out if _read_whole(file.fileno(), memory) else None
+    except OSError:
+        return None
+
+
+def _read_whole(descriptor: int, memory: NDArray[np.uint8]) -> bool:
+    at = 0
+    while at < len(memory):
+        count = os.readv(descriptor, [memory[at : at + (1 << 30)].data])
+        if count == 0:
+            return False
+        at += count
+    return True
 
 
 def save(path: Path, tensors: Mapping[str, NDArray[np.uint8]]) -> str | None:
-    """Write whole, then rename, so that a kill or a full disk leaves no half file. Returns why it failed, if so."""
+    """Write whole, then rename: a kill or a full disk leaves no half file. Returns why it failed, if it did."""
     header: dict[str, object] = {}
     at = 0
     for name, tensor in tensors.items():
@@ -70,14 +80,18 @@ def save(path: Path, tensors: Mapping[str, NDArray[np.uint8]]) -> str | None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            temporary = file.name
+            temporary = Path(file.name)
             file.write(len(text).to_bytes(8, "little") + text)
             for tensor in tensors.values():
-                file.write(memoryview(tensor))
-        os.replace(temporary, path)
+                file.write(tensor.data)
+            file.flush()
+            os.fsync(file.fileno())  # a rename may reach the disk before the data does
+        temporary.replace(path)
+        temporary = None
     except OSError as error:
+        return f"packed weights were not kept: {error.strerror} ({path.parent})."
+    finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
-                os.unlink(temporary)
-        return f"packed weights were not kept: {error.strerror} ({path.parent})"
+                temporary.unlink()
     return None

@@ -1,11 +1,11 @@
 """The seam of checkpoint readers: a folder's tensors by name, mapped, not copied.
 
-Called by weights.loader. A reader refuses what it cannot prove harmless (ModelLoadError with one of the codes of
-the table in docs/errors.md) and never runs code from a file.
+Called by engine.build. A reader refuses what it cannot prove harmless, with one of the codes in
+docs/errors.md, and never runs code from a file.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -17,21 +17,44 @@ from penstock.registry import Registry
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Read-only views of every tensor, and a fingerprint of the files they come from."""
+    """Read-only views of every tensor, and fingerprints of the files they come from.
 
-    tensors: Mapping[str, np.ndarray]  # float32, float16 or ml_dtypes.bfloat16, as stored
+    `content_hash` is a function of what the files hold (headers and samples of each tensor), the same
+    everywhere. `source_hash` also changes with the time of their last change, so that no rewrite goes unseen.
+    """
+
+    tensors: Mapping[str, np.ndarray]  # as stored; the loader refuses dtypes it does not know
     source_hash: str
+    content_hash: str = ""
+    stamps: Mapping[Path, tuple[int, int]] = field(
+        default_factory=dict
+    )  # size and time of change when mapped
+
+    def check_unchanged(self) -> None:
+        """ModelLoadError io_error if a file is no longer what it was when it was mapped."""
+        for path, stamp in self.stamps.items():
+            try:
+                status = path.stat()
+            except OSError:
+                status = None
+            if status is None or (status.st_size, status.st_mtime_ns) != stamp:
+                raise ModelLoadError(
+                    "io_error", f"{path.name}: changed while it was read; load again when it is complete."
+                )
 
 
 class Reader(Protocol):
-    """Contract (tests/contracts/test_readers.py): every tensor is placed or the file is refused; no allocation
-    beyond the header; truncated and hostile files give a typed error."""
+    """Contract (tests/contracts/test_readers.py): every tensor is placed or the checkpoint is refused, nothing is
+    allocated beyond headers, truncated and hostile files give a typed error.
+    """
 
     def matches(self, folder: Path) -> bool:
         """Whether `folder` holds a checkpoint of this kind, judged by file names alone."""
         ...
 
-    def read(self, folder: Path) -> Checkpoint: ...
+    def read(self, folder: Path) -> Checkpoint:
+        """All tensors. ModelLoadError with a code, in one line, for whatever is wrong with them."""
+        ...
 
 
 READERS: Registry[Reader] = Registry("checkpoint reader", "penstock.weights.readers")
@@ -48,9 +71,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     if pickled:
         raise ModelLoadError(
             "unsupported_format",
-            f"{folder.name}: {pickled[0]} is a pickle, which can run code when it is read; convert it to safetensors.",
+            f"{pickled[0]}: a pickle, which can run code when it is read; convert it to safetensors.",
         )
     raise ModelLoadError(
         "missing_shard",
-        f"{folder}: no weights found (looked for *.safetensors); check that the download is complete.",
+        f"{folder.name}: no weights (looked for *.safetensors); check that the download is complete.",
     )
