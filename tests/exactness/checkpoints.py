@@ -92,7 +92,7 @@ SHAPES = {
     "llama_float32": Shape(dtype="float32"),
     "llama_float16": Shape(dtype="float16", num_heads=6, num_kv_heads=2, head_dim=80, tie_embeddings=True),
     "llama_bfloat16": Shape(head_dim=80, intermediate_size=352),
-    "mistral": Shape(architecture="MistralForCausalLM", extra={"sliding_window": 100}),
+    "mistral": Shape(architecture="MistralForCausalLM", extra={"sliding_window": 300}),
     "qwen2": Shape(architecture="Qwen2ForCausalLM", num_heads=6, num_kv_heads=2, has_qkv_bias=True),
     "qwen2_windows": Shape(  # two KV groups: a layer that sees everything, two with a window
         architecture="Qwen2ForCausalLM",

@@ -25,11 +25,13 @@ MODELS: dict[str, tuple[str, str]] = {
     "qwen3": ("qwen3", "auto"),
     "penstock-tiny": ("penstock-tiny", "int4_g64"),
 }
-Engines = Callable[..., Mapping[int, Loaded]]  # (model name, isa=None) -> loaded model by number of threads
+FORMATS = ("float32", "float16", "bfloat16", "int8", "int4_g32", "int4_g64", "int4_g128")  # one of each
+Load = Callable[..., Loaded]  # (model name, *, threads=1, isa=None): a new one each time
+Engines = Callable[..., Mapping[int, Loaded]]  # (model name, isa=None) -> by number of threads; kept
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The promise is the native backend's; the reference keeps it by tests/parity."""
+    """The tests force, break and look into native kernels; the reference's own checks are in tests/parity."""
     if not isas():
         for item in items:
             if Path(__file__).parent in item.path.parents:
@@ -37,47 +39,52 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
     folder = tmp_path_factory.mktemp("checkpoints")
 
-    def find(name: str) -> str:
-        if name not in SHAPES:
-            return name  # an embedded model
-        path = folder / name
-        return str(path if path.exists() else write_checkpoint(path, SHAPES[name]))
+    def load_one(name: str, *, threads: int = 1, isa: str | None = None) -> Loaded:
+        checkpoint, weights = MODELS[name]
+        path = folder / checkpoint
+        if checkpoint in SHAPES and not path.exists():
+            write_checkpoint(path, SHAPES[checkpoint])
+        return load_small(str(path) if checkpoint in SHAPES else checkpoint, weights, threads=threads, isa=isa)
+
+    return load_one
+
+
+@pytest.fixture(scope="session")
+def engines(load: Load) -> Engines:
+    kept: dict[tuple[str, str | None], Mapping[int, Loaded]] = {}
+
+    def find(name: str, isa: str | None = None) -> Mapping[int, Loaded]:
+        if (name, isa) not in kept:
+            kept[name, isa] = {threads: load(name, threads=threads, isa=isa) for threads in (1, 2)}
+        return kept[name, isa]
 
     return find
 
 
-@pytest.fixture(scope="session")
-def engines(checkpoints: Callable[[str], str]) -> Engines:
-    kept: dict[tuple[str, str | None], Mapping[int, Loaded]] = {}
-
-    def load(name: str, isa: str | None = None) -> Mapping[int, Loaded]:
-        if (name, isa) not in kept:
-            checkpoint, weights = MODELS[name]
-            kept[name, isa] = {
-                threads: load_small(checkpoints(checkpoint), weights, threads=threads, isa=isa)
-                for threads in (1, 2)
-            }
-        return kept[name, isa]
-
-    return load
-
-
-def load_small(folder: str, weights: str, *, threads: int, isa: str | None) -> Loaded:
-    """A model with room for 64 requests and prompts of 1,300 tokens."""
+def load_small(
+    model: str,
+    weights: str,
+    *,
+    threads: int = 1,
+    isa: str | None = None,
+    max_requests: int = 64,
+    memory_bytes: int = 96 << 20,
+) -> Loaded:
+    """A model with room for steps and contexts of 2,048 tokens."""
     config = EngineConfig(
         weights=weights,
         threads=threads,
-        max_requests=64,
+        max_requests=max_requests,
         max_step_tokens=2_048,
         max_context=2_048,
-        memory_bytes=96 << 20,
+        memory_bytes=memory_bytes,
         pack_cache=False,
         seed=0,
     )
     with pytest.MonkeyPatch.context() as patch:
         if isa is not None:
             patch.setenv("PENSTOCK_ISA", isa)
-        return load_model(folder, config)
+        return load_model(model, config)

@@ -55,10 +55,9 @@ def make_mix(seed: int, *, vocab_size: int, num_asks: int, longest: int = 700, n
             length, stem = random.randint(1_101, 1_300), stems[2]
         else:
             length, stem = _length(random, longest), random.choice(stems[:2])
-        shared = min(length, random.choice((0, 1, 63, 64, 65, 128, 200, length - 1, length)))
-        tail = _tokens(random, vocab_size, length - min(shared, len(stem)))
-        prompt = (*stem[: length - len(tail)], *tail)
-        salt = random.choice(("", "", "", "salt"))
+        shared = min(length, len(stem), random.choice((0, 1, 64, 65, 130, 200, length - 1, length, length)))
+        prompt = (*stem[:shared], *_tokens(random, vocab_size, length - shared))
+        salt = "salt" if random.random() < 0.1 else ""
         asks.append(Ask(prompt, make_params(random, index, vocab_size), random.randint(-1, 1), salt))
     random.shuffle(asks)
     return asks

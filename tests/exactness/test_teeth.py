@@ -41,6 +41,6 @@ def test_a_kv_split_that_depends_on_the_context_is_noticed(engines, model, set_b
     mix = mix_of(loaded, num_asks=2, longest=100, num_long=1)
     set_break(KV_SPLIT_DEPENDS_ON_CONTEXT)
     alone = run_alone(loaded[1], mix)
-    run = run_mix(loaded, mix, Circumstances(max_requests=2, max_step_tokens=129))
+    run = run_mix(loaded, mix, Circumstances(max_requests=2, max_step_tokens=40))
 
     assert any("logits" in line for line in differences(alone, run.outcomes))
