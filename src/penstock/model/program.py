@@ -130,6 +130,11 @@ _ELEMENT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0}
 def _bind(call: Call, shapes: Mapping[str, tuple[int, ...]], sizes: Sizes) -> dict[str, int]:
     """The letters of a call: from the batch, the attributes, then the shapes of its inputs."""
     bound = dict(sizes)
+    for operand, name in zip(call.op.inputs, call.inputs, strict=True):
+        shape = shapes.get(name) if name is not None else None
+        if shape and operand.dims and operand.dims[0].terms == (("T", 1),):
+            bound["T"] = shape[0]  # past the last norm, the rows are the R that need logits
+            break
     if "head_dim" in call.attrs:
         bound["D"] = call.attrs["head_dim"]
         if "num_heads" in call.attrs:
