@@ -66,6 +66,17 @@ def test_the_engine_finds_what_the_face_finds_also_after_a_resume(tokens, stops,
             break
 
 
+def test_stops_count_from_the_token_after_min_tokens():
+    text = OutputText(TOKENIZER, params(stop=("b",), min_tokens=2))
+
+    assert [(text.feed(token), text.stop) for token in (0, 1, 0, 1)] == [
+        ("a", None),
+        ("b", None),
+        ("a", None),
+        ("", "b"),
+    ]
+
+
 def test_special_tokens_are_text_only_when_asked_for():
     for skip, want in ((True, "ab"), (False, "a<end>b")):
         text = OutputText(TOKENIZER, params(skip_special_tokens=skip))

@@ -207,6 +207,19 @@ def test_prompt_rows_that_owe_logprobs_are_computed():
     assert kv.find_prefix(request).num_tokens == 4
 
 
+def test_rows_that_were_scored_bind_nobody_after_a_preemption():
+    kv = make_kv(block_size=2)
+    request = make_request("a", [1, 2, 3], prompt_logprobs=0)
+    compute(kv, request)
+    request.num_scored_tokens = 2
+    for token in (4, 5, 6):
+        request.append(token)
+        compute(kv, request)
+    kv.free(request)
+
+    assert kv.find_prefix(request).num_tokens == 4
+
+
 def test_without_prefix_cache_nothing_is_shared_or_kept():
     kv = make_kv(block_size=2, prefix_cache=False)
     first = make_request("a", [1, 2, 3, 4, 5])
@@ -246,6 +259,8 @@ def test_reset_forgets_what_is_cached_and_leaves_running_requests_alone():
 def test_a_window_lets_go_what_it_has_passed():
     kv = make_kv(num_blocks=8, block_size=2, windows=(None, 3))
     request = make_request("a", range(6))
+    assert kv.allocate(request, 6)
+    assert 0 not in kv.block_ids(request)[1]
     compute(kv, request)
     full, near = kv.block_ids(request)
 

@@ -121,21 +121,51 @@ def test_the_longest_running_is_never_preempted():
 
 
 def test_nobody_is_admitted_in_the_step_that_preempts():
-    kv = make_kv(num_blocks=4, block_size=2, prefix_cache=False)
-    scheduler, model = make_scheduler(kv), FakeModel()
-    for i in range(4):
-        scheduler.add(make_request(f"r{i}", [i], max_tokens=5, arrival_s=i))
-    ran: set[str] = set()
-    preempting_steps = 0
-    while (schedule := scheduler.schedule(0.0)) is not None:
-        now = {r.request_id for r in schedule.requests}
-        if schedule.preempted:
-            preempting_steps += 1
-            assert now <= ran
-        ran = now
-        scheduler.update(schedule, model.run(schedule, scheduler.requests))
+    kv = make_kv(num_blocks=7, block_size=2, prefix_cache=False)
+    scheduler = make_scheduler(kv, policy="shortest_prefill", step_tokens=16)
+    scheduler.add(make_request("long", range(6), max_tokens=6, arrival_s=1))
+    scheduler.add(make_request("older", range(4), max_tokens=6, arrival_s=0))
+    for _ in range(3):
+        assert given(step(scheduler)[0]).keys() == {"long", "older"}
+    scheduler.add(make_request("tiny", [9], max_tokens=1, arrival_s=2))
+    schedule, _ = step(scheduler)
 
-    assert preempting_steps > 0
+    assert schedule.preempted == ("long",)
+    assert given(schedule) == {"older": 1}  # though there would be room for the tiny one
+    assert given(step(scheduler)[0]).keys() == {"older", "tiny"}
+
+
+def test_the_tokens_of_a_preempted_request_go_to_others_of_the_same_step():
+    kv = make_kv(num_blocks=40, prefix_cache=False)
+    scheduler = make_scheduler(kv, policy="priority", step_tokens=7, requests=4)
+    for i, (name, priority) in enumerate((("oldest", 5), ("low", 9), ("high", 0))):
+        scheduler.add(make_request(name, [i], max_tokens=9, priority=priority, arrival_s=i))
+        step(scheduler)
+    scheduler.add(make_request("reading", range(20), priority=1, arrival_s=9))
+    assert given(step(scheduler)[0]) == {"oldest": 1, "low": 1, "high": 1, "reading": 4}
+    allocate, failures = kv.allocate, ["wanted", "fewer"]
+
+    def failing(request, num_tokens, hit=None):
+        if request.request_id == "high" and failures:
+            failures.pop()
+            return False
+        return allocate(request, num_tokens, hit)
+
+    kv.allocate = failing
+    schedule, _ = step(scheduler)
+
+    assert schedule.preempted == ("low",)
+    assert given(schedule) == {"oldest": 1, "high": 1, "reading": 5}
+
+
+def test_whoever_reads_first_leaves_the_others_their_tokens():
+    scheduler = make_scheduler(make_kv(num_blocks=40), step_tokens=6)
+    for i, (name, length) in enumerate((("a", 1), ("b", 1), ("reading", 30))):
+        scheduler.add(make_request(name, range(i, i + length), arrival_s=i))
+    step(scheduler)
+    scheduler._running = dict(reversed(scheduler._running.items()))  # as if it had been the first to run
+
+    assert given(step(scheduler)[0]) == {"reading": 4, "b": 1, "a": 1}
 
 
 def test_who_has_no_room_is_not_overtaken():
@@ -228,6 +258,23 @@ def test_a_request_preempted_in_flight_is_passed_over_and_loses_nothing():
     run_to_end(scheduler, model)
     assert request.output_tokens == expected_tokens([1, 2, 3], 0, 4)
     assert request.num_preemptions == 1
+
+
+def test_what_was_drawn_before_a_preemption_is_not_taken_for_what_was_drawn_after_it():
+    scheduler, model = make_scheduler(make_kv(num_blocks=20)), FakeModel()
+    request = make_request("a", [1, 2, 3], max_tokens=4)
+    scheduler.add(request)
+    run_step(scheduler, model)
+    stale = scheduler.schedule(0.0)
+    stale_drawn = model.run(stale, scheduler.requests)
+    scheduler.force_preempt("a")
+    schedule = scheduler.schedule(0.0)
+    assert schedule.requests[0].start != stale.requests[0].start
+
+    assert scheduler.update(stale, stale_drawn) == []
+    assert len(scheduler.update(schedule, model.run(schedule, scheduler.requests))) == 1
+    run_to_end(scheduler, model)
+    assert request.output_tokens == expected_tokens([1, 2, 3], 0, 4)
 
 
 def test_a_step_that_failed_is_asked_for_again():
@@ -338,6 +385,7 @@ def test_drafts_change_nothing_but_the_number_of_steps(num_right):
     kv.check_integrity()
     run_to_end(scheduler, model)
     assert request.output_tokens == want
+    assert kv.find_prefix(make_request("b", [*request.tokens, 0])).num_tokens == 10  # known by what they hold
 
 
 def test_a_stop_among_accepted_drafts_ends_there():
