@@ -80,7 +80,7 @@ def load(
     cache: Path | None = None,
     verify: bool = False,
 ) -> LoadedWeights:
-    """Everything `wanted`. `cache`: where packed weights are kept, if anywhere. `verify`: scan all values anew."""
+    """Everything `wanted`. `cache`: where packed weights are kept, if anywhere. `verify`: scan all anew."""
     _check(checkpoint.tensors, wanted, is_inert)
     out = LoadedWeights()
     for want in wanted:
@@ -149,7 +149,7 @@ def _refuse_unless(finite: bool, want: Wanted) -> None:
     if not finite:
         raise ModelLoadError(
             "nan_weights",
-            f"{' + '.join(want.sources)}: holds NaN or Inf, so all answers would be noise; download it again.",
+            f"{' + '.join(want.sources)}: holds NaN or Inf, so answers would be noise; download it again.",
         )
 
 

@@ -35,7 +35,7 @@ def path_of(cache: Path, key: str) -> Path:
 
 
 def load(path: Path, sizes: Mapping[str, int]) -> dict[str, NDArray[np.uint8]] | None:
-    """The tensors, read into fresh huge-page memory; None when the file is not there or not what was asked."""
+    """The tensors, read into fresh huge-page memory; None when there is no such file."""
     try:
         found = read_file(path)
     except ModelLoadError:
@@ -67,7 +67,7 @@ def _read_whole(descriptor: int, memory: NDArray[np.uint8]) -> bool:
 
 
 def save(path: Path, tensors: Mapping[str, NDArray[np.uint8]]) -> str | None:
-    """Write whole, then rename: a kill or a full disk leaves no half file. Returns why it failed, if it did."""
+    """Write whole, then rename: a kill or a full disk leaves no half file. Returns why it failed, if so."""
     header: dict[str, object] = {}
     at = 0
     for name, tensor in tensors.items():

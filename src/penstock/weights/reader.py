@@ -44,8 +44,8 @@ class Checkpoint:
 
 
 class Reader(Protocol):
-    """Contract (tests/contracts/test_readers.py): every tensor is placed or the checkpoint is refused, nothing is
-    allocated beyond headers, truncated and hostile files give a typed error.
+    """Contract (tests/contracts/test_readers.py): every tensor is placed or the checkpoint is refused;
+    nothing is allocated beyond headers; truncated and hostile files give a typed error.
     """
 
     def matches(self, folder: Path) -> bool:

@@ -58,7 +58,7 @@ class SafetensorsFile:
 
 
 def read_file(path: Path) -> SafetensorsFile:
-    """Map and check `path`. Copies nothing but the header, unless its odd length leaves the data unaligned."""
+    """Map and check `path`. Copies nothing but the header, unless an odd length leaves data unaligned."""
     data, stamp = _map(path)
     header_bytes = int.from_bytes(data[:8], "little")
     if not 2 <= header_bytes <= min(MAX_HEADER_BYTES, len(data) - 8):
