@@ -11,7 +11,7 @@ from random import Random
 
 import msgspec
 import numpy as np
-from tests.exactness.compare import Outcome, outcome
+from tests.exactness.compare import Completion, Outcome, completion, outcome
 from tests.exactness.mixes import Ask, Circumstances
 
 from penstock.engine.admission import Admission
@@ -160,6 +160,12 @@ class Runner:
             largest_batch=self._recorder.largest_batch,
         )
 
+    def answer(self, index: int) -> Completion:
+        """What came of a call with one completion, since it was added here."""
+        (request,) = self.requests[index]
+        (output,) = self._answers[index].whole.outputs
+        return completion(output, self._recorder.digests.get(request.seed, {}))
+
     def _admit(self, prefix: str) -> tuple[list[list[Request]], list[Answer], dict[str, int]]:
         loaded = self._loaded
         admission = Admission(
@@ -181,6 +187,7 @@ class Runner:
                 arrival_s=0.0,
                 priority=ask.priority,
                 cache_salt=ask.cache_salt,
+                output_tokens=ask.emitted,
             )
             requests.append(admitted)
             answers.append(Answer(call_id, admitted, loaded.tokenizer, prompt=None, fingerprint=""))

@@ -17,12 +17,13 @@ BATCH_SIZES = (1, 2, 3, 4, 6, 8, 11, 13, 16, 17, 24, 31, 33, 48, 64)
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One call: a prompt and what is wanted of it."""
+    """One call: a prompt and what is wanted of it. `emitted`: what it had said before it was replayed."""
 
     prompt_tokens: tuple[int, ...]
     params: SamplingParams
     priority: int = 0
     cache_salt: str = ""
+    emitted: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

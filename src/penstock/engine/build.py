@@ -68,6 +68,8 @@ def load_model(model: str, config: EngineConfig) -> Loaded:
         )
     if plan.backend == "reference":
         notes = (*notes, f"running on the reference backend: {plan.reasons['backend']}.")
+    if broken := env.break_invariance():
+        notes = (*notes, f"PENSTOCK_BREAK={broken}: answers depend on what else runs, on purpose.")
     return Loaded(
         name=model,
         folder=folder,
@@ -165,9 +167,10 @@ def _executor(
 
     if plan.backend == "cpu":
         from penstock import _native
-        from penstock.backends.cpu.executor import CpuExecutor
+        from penstock.backends.cpu.executor import CpuExecutor, break_on_purpose
         from penstock.backends.cpu.lower import Limits
 
+        break_on_purpose(env.break_invariance())
         pool = _native.Pool(plan.threads)
 
         def pack(rows: NDArray[np.generic], dtype: str, format: str, out: NDArray[np.uint8]) -> bool:
@@ -203,7 +206,8 @@ def _unpacked(program: Program, weights: LoadedWeights) -> dict[str, NDArray[np.
 def _fingerprint(checkpoint: Checkpoint, program: Program, plan: Plan, executor: Mapping[str, str]) -> str:
     """Changes whenever the bits may: weights, build, kernel path, numeric configuration."""
     digest = hashlib.blake2b(digest_size=8)
-    for part in (checkpoint.source_hash, program.fingerprint(), plan.backend, plan.isa, _version()):
+    broken = env.break_invariance() or ""
+    for part in (checkpoint.source_hash, program.fingerprint(), plan.backend, plan.isa, _version(), broken):
         digest.update(part.encode() + b"\0")
     if executor["backend"] == "cpu":
         from penstock import _native

@@ -27,6 +27,20 @@ def choose_isa(forced: str | None) -> str:
     return isa
 
 
+_BREAKS = {"linear": 1, "attention": 2}  # sums that depend on the number of rows; a KV split on the context
+
+
+def break_on_purpose(what: str | None) -> None:
+    """Let a row's bits depend on its neighbours, from now on and in every executor. None: change nothing."""
+    if what is None:
+        return
+    if what not in _BREAKS:
+        raise BackendError(
+            f"PENSTOCK_BREAK={what}: what can be broken is {', '.join(_BREAKS)}; unset it to compute right."
+        )
+    _native.set_break(_BREAKS[what])
+
+
 class CpuExecutor:
     """Executor of step.py over native kernels. Not thread-safe: one caller at a time."""
 
