@@ -5,9 +5,11 @@ The codes are those of sysexits.h (docs/errors.md lists them); a traceback is al
 
 import difflib
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from penstock.cli.parser import USAGE_ERROR, Parser
 from penstock.cli.vllm_flags import without_not_needed
@@ -26,9 +28,8 @@ IO_ERROR, INTERRUPTED, READER_LEFT = 74, 130, 141
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code; 130 after Ctrl-C, as shells expect."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    _prepare_streams()
     try:
-        for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a character shows ? for it
-            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
         return _run(given)
     except PenstockError as error:
         return _fail(_line(error), error.exit_code)
@@ -41,6 +42,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         return _fail(f"{error.strerror or error}{where}; nothing more was written.", IO_ERROR)
+
+
+def _prepare_streams() -> None:
+    """Streams that the caller closed are empty ones; text that cannot be read or shown is no traceback."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 for good
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "replace"), (sys.stderr, "replace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
 
 
 def make_parser(verb: str | None) -> Parser:

@@ -56,7 +56,6 @@ def run(options: argparse.Namespace) -> int:
         print(f"note: {note}", file=sys.stderr)
     params = sampling_params(options, llm.default_params, max_tokens=None)
     can_chat = loaded.chat_template is not None
-    sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # `_checked` names the bytes
     if (options.message is not None or options.system is not None) and not can_chat:
         raise ConfigError(
             f"{options.model} has no chat template and knows no roles; use --prompt for plain text."
@@ -79,7 +78,7 @@ def _given(text: str) -> str:
 
 
 def _checked(text: str) -> str:
-    """Bytes that are no UTF-8 arrive as halves of surrogate pairs, which no tokenizer can read."""
+    """Bytes that are no UTF-8 arrive as halves of surrogate pairs (see main); no tokenizer reads them."""
     for char in text:
         if "\ud800" <= char <= "\udfff":
             raise InvalidRequestError(

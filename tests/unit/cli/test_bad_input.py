@@ -166,7 +166,7 @@ BAD_OPTIONS = [
     (["--max-context", "0"], 64, "max_context=0"),
     (["--max-context", "513"], 64, "max_context=513: this model attends to 1 to 512"),
     (["--max-requests", "0"], 64, "max_requests=0"),
-    (["--max-step-tokens", "1"], 64, "max_step_tokens=1 is below max_requests"),
+    (["--max-step-tokens", "1", "--max-requests", "2"], 64, "max_step_tokens=1"),
     (["--block-size", "0"], 64, "block_size=0"),
     (["--memory-bytes", "0"], 64, "memory_bytes=0"),
     (["--memory-bytes", "100"], 71, "keys and values"),

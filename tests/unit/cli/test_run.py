@@ -158,3 +158,16 @@ def test_commands_of_a_conversation():
     assert talk.command("/exit") == ""
     assert talk.is_over
     assert Conversation(None, is_chat=False).prompt("def f(") == "def f("
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+def test_streams_that_the_caller_closed_are_no_error(closed):
+    line = f'"{sys.executable}" -m penstock.cli.main run penstock-tiny -p x --max-tokens 1 {closed}'
+    done = subprocess.run(["sh", "-c", line], env=environment(), capture_output=True, timeout=60, check=False)
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"" if closed == ">&-" else b"x")
+
+
+def test_a_closed_standard_input_holds_no_conversation(here):
+    assert here("run", "penstock-tiny", stdin=b"").out == ""
