@@ -9,12 +9,12 @@ from pathlib import Path
 
 
 def isa() -> str | None:
-    """PENSTOCK_ISA=scalar|avx2|avx512|amx|amx-emulated forces one path of the native kernels (tests, bug hunts)."""
+    """PENSTOCK_ISA=scalar|avx2|avx512|amx|... forces one path of the native kernels (tests, bug hunts)."""
     return os.environ.get("PENSTOCK_ISA") or None
 
 
 def break_invariance() -> str | None:
-    """PENSTOCK_BREAK=<name> breaks row-independence on purpose, to prove that the tests notice. Tests only."""
+    """PENSTOCK_BREAK=<name> breaks row-independence on purpose: proof that the tests notice. Tests only."""
     return os.environ.get("PENSTOCK_BREAK") or None
 
 

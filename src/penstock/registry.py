@@ -43,10 +43,10 @@ class Registry(Generic[T]):
 
     def _load(self) -> dict[str, T]:
         if self._folder is not None:
-            folder, self._folder = self._folder, None
-            package = importlib.import_module(folder)
+            package = importlib.import_module(self._folder)
             for module in sorted(m.name for m in pkgutil.iter_modules(package.__path__)):
-                importlib.import_module(f"{folder}.{module}")
+                importlib.import_module(f"{package.__name__}.{module}")
+            self._folder = None  # last, so that no other thread and no failure leaves half a registry
         return self._entries
 
     def __getitem__(self, name: str) -> T:

@@ -1,6 +1,11 @@
-"""MODEL -> folder: a local folder, the name of an embedded model, or a Hugging Face id (lazily, offline respected)."""
+"""MODEL -> folder: a local folder, the name of an embedded model, or a Hugging Face id.
+
+Called by engine.build and `penstock models`. The hub is asked only for an id, once for each file, and not at
+all where HF_HUB_OFFLINE is set. Refuses in one line, with the nearest name it knows.
+"""
 
 import difflib
+import os
 import re
 from pathlib import Path
 
@@ -8,9 +13,10 @@ from penstock import env
 from penstock.errors import ModelNotFoundError
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "models"
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+$")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 WANTED_FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json",
-                "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.*"]  # fmt: skip
+                "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]  # fmt: skip
+UNWANTED_FILES = ["*/*", "consolidated*"]  # other formats of the same weights, in folders and beside
 
 
 def embedded_models() -> dict[str, Path]:
@@ -30,22 +36,22 @@ def cached_models() -> dict[str, Path]:
 
 
 def locate(model: str, revision: str | None = None) -> Path:
-    """The folder that holds `model`. Downloads a Hugging Face id once; raises ModelNotFoundError otherwise."""
-    path = Path(model).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").exists():
+    """The folder that holds `model`; a Hugging Face id is downloaded once. ModelNotFoundError if none."""
+    path = os.path.expanduser(model)  # noqa: PTH111 these three of os.path raise for no text whatever
+    if os.path.isdir(path):  # noqa: PTH112
+        if not (Path(path) / "config.json").exists():
             raise ModelNotFoundError(
                 f"{model}: the folder has no config.json; name the folder of one checkpoint."
             )
-        return path
-    if path.is_file():
+        return Path(path)
+    if os.path.isfile(path):  # noqa: PTH113
         raise ModelNotFoundError(
             f"{model} is a file; name the folder that holds config.json and the weights."
         )
     embedded = embedded_models()
     if model in embedded:
         return embedded[model]
-    if HUB_ID.match(model) and not model.startswith(("./", "../", "/")):
+    if HUB_ID.fullmatch(model):
         return _from_hub(model, revision)
     near = difflib.get_close_matches(model, embedded, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"embedded models: {', '.join(embedded) or 'none'}."
@@ -59,31 +65,25 @@ def _from_hub(model: str, revision: str | None) -> Path:
     from huggingface_hub import errors as hub
 
     try:
-        folder = huggingface_hub.snapshot_download(model, revision=revision, allow_patterns=WANTED_FILES)
+        folder = huggingface_hub.snapshot_download(
+            model, revision=revision, allow_patterns=WANTED_FILES, ignore_patterns=UNWANTED_FILES
+        )
     except hub.LocalEntryNotFoundError:
         state = "HF_HUB_OFFLINE is set" if env.hub_is_offline() else "the hub cannot be reached"
-        raise ModelNotFoundError(
-            f"{model} is not on this disk and {state}; connect once, or name a local folder."
-        ) from None
+        why = f"is not on this disk and {state}; connect once, or name a local folder"
     except hub.RevisionNotFoundError:
-        raise ModelNotFoundError(
-            f"{model} has no revision {revision!r}; check the name of the branch or commit."
-        ) from None
+        why = f"has no revision {revision or 'main'!r}; check the name of the branch or commit"
     except hub.GatedRepoError:
-        raise ModelNotFoundError(
-            f"{model} is gated; accept its terms on its page and set HF_TOKEN to a token of that account."
-        ) from None
+        why = "is gated; accept its terms on its page and set HF_TOKEN to a token of that account"
     except hub.RepositoryNotFoundError:
-        raise ModelNotFoundError(
-            f"the hub has no model {model}, or it is private; check the spelling, or set HF_TOKEN."
-        ) from None
-    except (hub.HfHubHTTPError, OSError) as error:
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelNotFoundError(
-            f"{model} could not be downloaded ({line}); try again, or name a local folder."
-        ) from None
-    if not (Path(folder) / "config.json").exists():
-        raise ModelNotFoundError(
-            f"{model} has no config.json; only transformers-format checkpoints can be served."
-        )
-    return Path(folder)
+        why = "is not on the hub, or it is private; check the spelling, or set HF_TOKEN"
+    except hub.HFValidationError:
+        why = "is no valid Hugging Face id; check the spelling"
+    except Exception as error:  # the hub's client lets its transport's errors through
+        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        why = f"could not be downloaded ({line}); try again, or name a local folder"
+    else:
+        if (Path(folder) / "config.json").exists():
+            return Path(folder)
+        why = "has no config.json; only transformers-format checkpoints can be served"
+    raise ModelNotFoundError(f"{model} {why}.")

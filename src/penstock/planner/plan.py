@@ -1,6 +1,7 @@
-"""EngineConfig -> Plan: every number decided, every choice with its reason. Called once per load by engine.build.
+"""EngineConfig -> Plan: every number decided, every choice with its reason.
 
-Knows the model as data and the machine as numbers; imports no backend, touches no file.
+Called once for each load, by engine.build. Knows the model as data and the machine as numbers; imports no
+backend, touches no file.
 """
 
 import secrets
@@ -8,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from penstock.config import EngineConfig, Plan
-from penstock.errors import ConfigError, OutOfMemoryError
+from penstock.errors import ConfigError, ModelLoadError, OutOfMemoryError
 from penstock.kv.groups import KVGroup, make_groups, split_blocks, total_bytes
 from penstock.model.spec import ModelSpec
 from penstock.planner.machine import Machine
@@ -18,7 +19,10 @@ DEFAULT_REQUESTS = 64
 DEFAULT_STEP_TOKENS = 512  # a step near one second for a 1B model on two cores; activations stay in cache
 CPU_BLOCK_SIZE = 64
 DEFAULT_INT4 = "int4_g64"  # 4.25 bits; g32 is half a bit more, g128 measurably worse on small models
-FORMAT_OF_DTYPE = {"float32": "float32", "float16": "float16", "bfloat16": "bfloat16"}
+DTYPES = ("float32", "float16", "bfloat16")  # of checkpoints; each has a weight format of its name
+LOSSY_FORMATS = ("int8", "int4_g32", "int4_g64", "int4_g128")
+MAX_SEED = 2**63 - 1
+ASKED = "asked for"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,19 +37,31 @@ class Facts:
 
 
 def make_plan(config: EngineConfig, spec: ModelSpec, facts: Facts, machine: Machine) -> Plan:
-    """Raises ConfigError for contradictions, OutOfMemoryError with the numbers when it cannot fit."""
+    """Raises ConfigError for contradictions, OutOfMemoryError with the numbers when it cannot fit.
+
+    Every field of the plan has its reason.
+    """
+    if facts.checkpoint_dtype not in DTYPES:
+        raise ModelLoadError(
+            "dtype_unsupported",
+            f"weights are {facts.checkpoint_dtype}; convert them to {', '.join(DTYPES)}.",
+        )
     reasons: dict[str, str] = {}
     backend = _backend(config, facts, reasons)
     weight_format, head_format, contract = _formats(config, facts, reasons)
     kv_dtype = "float32" if contract == "float32" else "bfloat16"
-    reasons["kv_dtype"] = f"follows the {contract} arithmetic"
-    own_format = FORMAT_OF_DTYPE[facts.checkpoint_dtype]
-    is_faithful = weight_format == own_format or (weight_format == "float32" and head_format == "float32")
+    reasons["kv_dtype"] = reasons["dtype"] = f"follows the {contract} arithmetic"
+    is_faithful = weight_format in (facts.checkpoint_dtype, "float32")
+    reasons["is_faithful"] = (
+        f"{weight_format} holds {facts.checkpoint_dtype} weights "
+        f"{'exactly' if is_faithful else 'approximately'}"
+    )
     weight_bytes = facts.weight_bytes(weight_format, head_format)
+    reasons["weight_bytes"] = "packed matrices; tables of embeddings stay in their file"
     if weight_bytes > machine.available_bytes:
         raise OutOfMemoryError(
-            f"weights take {_gb(weight_bytes)} as {weight_format}; {_gb(machine.available_bytes)} of memory are free. "
-            f"Ask for --weights int8 or int4, or free memory."
+            f"weights take {_gb(weight_bytes)} as {weight_format}; {_gb(machine.available_bytes)} are free. "
+            f"{_smaller(weight_format)}"
         )
     block_size = _block_size(config, backend, reasons)
     groups = make_groups(spec.kv_groups(), facts.layer_token_bytes(backend, kv_dtype), block_size=block_size)
@@ -57,12 +73,9 @@ def make_plan(config: EngineConfig, spec: ModelSpec, facts: Facts, machine: Mach
         groups, memory_bytes=memory_bytes, max_context=max_context, max_requests=max_requests,
         max_step_tokens=max_step_tokens, block_size=block_size,
     )  # fmt: skip
-    threads = machine.cores if config.threads == "auto" else config.threads
-    if not 1 <= threads <= 1024:
-        raise ConfigError(
-            f"threads={threads}: a pool has 1 to 1024 workers; leave it out to use {machine.cores}."
-        )
-    reasons["threads"] = "physical cores this process may use" if config.threads == "auto" else "asked for"
+    reasons["num_kv_blocks"] = "so that all layers' blocks run out at the same number of requests"
+    reasons["prefix_cache"] = "exact, and free where nothing is shared" if config.prefix_cache else ASKED
+    reasons["policy"] = ASKED if config.policy != "fcfs" else "whoever comes first"
     return Plan(
         backend=backend,
         isa=facts.native_isa or "" if backend == "cpu" else "",
@@ -79,8 +92,8 @@ def make_plan(config: EngineConfig, spec: ModelSpec, facts: Facts, machine: Mach
         num_kv_blocks=num_blocks,
         prefix_cache=config.prefix_cache,
         policy=config.policy,
-        threads=threads,
-        seed=secrets.randbits(63) if config.seed == "auto" else config.seed,
+        threads=_threads(config, machine, reasons),
+        seed=_seed(config, reasons),
         weight_bytes=weight_bytes,
         kv_bytes=total_bytes(groups, num_blocks),
         reasons=reasons,
@@ -88,8 +101,11 @@ def make_plan(config: EngineConfig, spec: ModelSpec, facts: Facts, machine: Mach
 
 
 def _backend(config: EngineConfig, facts: Facts, reasons: dict[str, str]) -> str:
+    if config.backend not in ("auto", "cpu", "reference"):
+        raise ConfigError(f"backend {config.backend!r} is none of auto, cpu, reference.")
+    reasons["isa"] = "the reference runs on numpy"
     if config.backend == "reference":
-        reasons["backend"] = "asked for"
+        reasons["backend"] = ASKED
         return "reference"
     if facts.native_isa is None:
         why = "this install has no native kernels (no C++ compiler was found when it was built)"
@@ -97,6 +113,7 @@ def _backend(config: EngineConfig, facts: Facts, reasons: dict[str, str]) -> str
         why = "; ".join(facts.native_refusals)
     else:
         reasons["backend"] = f"native kernels for {facts.native_isa}"
+        reasons["isa"] = "the best that build and machine have, unless PENSTOCK_ISA is set"
         return "cpu"
     if config.backend == "cpu":
         raise ConfigError(
@@ -110,25 +127,31 @@ def _formats(config: EngineConfig, facts: Facts, reasons: dict[str, str]) -> tup
     """(weight format, head format, arithmetic contract)."""
     own = facts.checkpoint_dtype
     dtype = own if config.dtype == "auto" else config.dtype
-    if dtype not in FORMAT_OF_DTYPE:
-        raise ConfigError(f"dtype {dtype!r} is none of auto, {', '.join(FORMAT_OF_DTYPE)}.")
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype {dtype!r} is none of auto, {', '.join(DTYPES)}.")
     if dtype == "float16" and own != "float16":
         raise ConfigError(
-            f"dtype float16 would round {own} weights and can overflow; use auto (faithful), bfloat16 or float32."
+            f"dtype float16 would round {own} weights and can overflow; use auto, bfloat16 or float32."
         )
     if config.weights == "auto":
         contract = "bfloat16" if dtype == "bfloat16" else "float32"
         reasons["weight_format"] = (
             f"the checkpoint's own {own}" if dtype == own else f"--dtype {dtype} for a {own} checkpoint"
         )
-        return FORMAT_OF_DTYPE[dtype], FORMAT_OF_DTYPE[dtype], contract
+        reasons["head_format"] = "that of the other layers"
+        reasons["contract"] = f"what loses nothing of {dtype} weights"
+        return dtype, dtype, contract
     weight_format = DEFAULT_INT4 if config.weights == "int4" else config.weights
-    if weight_format not in ("int8", "int4_g32", "int4_g64", "int4_g128"):
+    if weight_format not in LOSSY_FORMATS:
+        raise ConfigError(f"weights {config.weights!r} is none of auto, int4, {', '.join(LOSSY_FORMATS)}.")
+    if config.dtype not in ("auto", "bfloat16"):
         raise ConfigError(
-            f"weights {config.weights!r} is none of auto, int8, int4, int4_g32, int4_g64, int4_g128."
+            f"weights {config.weights} computes in int8 and bfloat16, dtype asks for {config.dtype}; "
+            f"drop one of the two."
         )
     reasons["weight_format"] = f"--weights {config.weights}: lossy, int8 activations"
     reasons["head_format"] = "logits of a 4-bit head cost more quality than its bytes are worth"
+    reasons["contract"] = "that of integer weights"
     return weight_format, "int8", "int8"
 
 
@@ -140,6 +163,7 @@ def _block_size(config: EngineConfig, backend: str, reasons: dict[str, str]) -> 
             )
         reasons["block_size"] = "what the native kernels are laid out for"
         return CPU_BLOCK_SIZE
+    reasons["block_size"] = "as the native kernels" if config.block_size == "auto" else ASKED
     size = CPU_BLOCK_SIZE if config.block_size == "auto" else config.block_size
     if not 1 <= size <= 4096:
         raise ConfigError(f"block_size={size}: must be 1 to 4096 tokens.")
@@ -148,10 +172,14 @@ def _block_size(config: EngineConfig, backend: str, reasons: dict[str, str]) -> 
 
 def _max_requests(config: EngineConfig, reasons: dict[str, str]) -> int:
     if config.max_requests == "auto":
+        if config.max_step_tokens != "auto" and 1 <= config.max_step_tokens < DEFAULT_REQUESTS:
+            reasons["max_requests"] = "each running request needs one of max_step_tokens"
+            return config.max_step_tokens
         reasons["max_requests"] = "more rows gain little speed on a CPU"
         return DEFAULT_REQUESTS
     if not 1 <= config.max_requests <= 65536:
         raise ConfigError(f"max_requests={config.max_requests}: must be 1 to 65,536.")
+    reasons["max_requests"] = ASKED
     return config.max_requests
 
 
@@ -161,26 +189,30 @@ def _step_tokens(config: EngineConfig, max_requests: int, reasons: dict[str, str
             "keeps a step near a second, so that running answers go on during long prompts"
         )
         return max(DEFAULT_STEP_TOKENS, max_requests)
-    if not max_requests <= config.max_step_tokens <= 1 << 20:
+    if not 1 <= config.max_step_tokens <= 1 << 20:
+        raise ConfigError(f"max_step_tokens={config.max_step_tokens}: must be 1 to 1,048,576.")
+    if config.max_step_tokens < max_requests:
         raise ConfigError(
-            f"max_step_tokens={config.max_step_tokens} is below max_requests={max_requests}: every running request needs "
-            f"one token a step. Raise the first or lower the second."
+            f"max_step_tokens={config.max_step_tokens} is below max_requests={max_requests}: every running "
+            f"request needs one token a step. Raise the first or lower the second."
         )
+    reasons["max_step_tokens"] = ASKED
     return config.max_step_tokens
 
 
 def _kv_memory(config: EngineConfig, machine: Machine, weight_bytes: int, reasons: dict[str, str]) -> int:
     free = max(0, machine.available_bytes - weight_bytes)
     if config.memory_bytes == "auto":
-        reasons["memory_bytes"] = f"at most {KV_SHARE:.0%} of the {_gb(free)} left after the weights"
+        reasons["kv_bytes"] = f"at most {KV_SHARE:.0%} of the {_gb(free)} left after the weights"
         return int(free * KV_SHARE)
     if config.memory_bytes <= 0:
         raise ConfigError(f"memory_bytes={config.memory_bytes}: must be positive.")
     if config.memory_bytes > free:
         raise OutOfMemoryError(
-            f"memory_bytes asks for {_gb(config.memory_bytes)} of keys and values; {_gb(free)} are free after the "
-            f"weights ({_gb(weight_bytes)}). Lower it or leave it out."
+            f"memory_bytes asks for {_gb(config.memory_bytes)} of keys and values; {_gb(free)} are free "
+            f"after the weights ({_gb(weight_bytes)}). Lower it."
         )
+    reasons["kv_bytes"] = f"at most the memory_bytes {ASKED}"
     return config.memory_bytes
 
 
@@ -196,10 +228,10 @@ def _max_context(
     if config.max_context != "auto":
         if not 1 <= config.max_context <= spec.max_context:
             raise ConfigError(
-                f"max_context={config.max_context:,}: this model attends to 1 to {spec.max_context:,} tokens; "
-                f"beyond that its positions were never trained."
+                f"max_context={config.max_context:,}: this model attends to 1 to {spec.max_context:,} "
+                f"tokens; beyond that its positions were never trained."
             )
-        reasons["max_context"] = "asked for"
+        reasons["max_context"] = ASKED
         return config.max_context
 
     def fits(tokens: int) -> bool:
@@ -219,12 +251,40 @@ def _max_context(
         low, high = (middle, high) if fits(middle) else (low, middle)
     if low == 0:
         raise OutOfMemoryError(
-            f"{_gb(memory_bytes)} for keys and values do not hold one token; free memory or ask for smaller weights."
+            f"{_gb(memory_bytes)} for keys and values hold no token; free memory or ask for smaller weights."
         )
     reasons["max_context"] = (
         f"what {_gb(memory_bytes)} of keys and values hold; the model could do {spec.max_context:,}"
     )
     return low
+
+
+def _threads(config: EngineConfig, machine: Machine, reasons: dict[str, str]) -> int:
+    if config.threads == "auto":
+        reasons["threads"] = "physical cores this process may use"
+        return machine.cores
+    if not 1 <= config.threads <= 1024:
+        raise ConfigError(
+            f"threads={config.threads}: a pool has 1 to 1024 workers; leave it out to use {machine.cores}."
+        )
+    reasons["threads"] = ASKED
+    return config.threads
+
+
+def _seed(config: EngineConfig, reasons: dict[str, str]) -> int:
+    if config.seed == "auto":
+        reasons["seed"] = "drawn at start; each answer tells the seed it used"
+        return secrets.randbits(63)
+    if not -MAX_SEED - 1 <= config.seed <= MAX_SEED:
+        raise ConfigError(f"seed={config.seed}: must be a signed 64-bit number.")
+    reasons["seed"] = ASKED
+    return config.seed
+
+
+def _smaller(weight_format: str) -> str:
+    if weight_format.startswith("int4"):
+        return "Free memory or choose a smaller model."
+    return f"Ask for --weights {'int4' if weight_format == 'int8' else 'int8 or int4'}, or free memory."
 
 
 def _gb(num_bytes: float) -> str:

@@ -199,8 +199,10 @@ def _tensors(path: Path, data: mmap.mmap, start: int, header: Mapping[str, Any])
 def _check_info(path: Path, name: str, info: Any) -> tuple[int, int, tuple[int, ...], Any]:
     """(first byte, last byte + 1, shape, dtype). Any: foreign JSON, and ml_dtypes' types."""
 
-    def refuse(why: str, code: str = "bad_tensor_info") -> NoReturn:
-        raise ModelLoadError(code, f"{path.name}: tensor {shown(name)}: {why}; the file is damaged.")
+    def refuse(why: str) -> NoReturn:
+        raise ModelLoadError(
+            "bad_tensor_info", f"{path.name}: tensor {shown(name)}: {why}; the file is damaged."
+        )
 
     def are_counts(value: object) -> bool:
         return isinstance(value, list) and all(type(count) is int and 0 <= count < 2**63 for count in value)

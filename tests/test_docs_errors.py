@@ -1,0 +1,67 @@
+"""docs/errors.md says all codes and no others."""
+
+import ast
+import re
+from pathlib import Path
+
+from penstock import errors
+from penstock.cli import main
+from penstock.errors import PenstockError
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "docs" / "errors.md").read_text()
+
+
+def raised_codes(error: str) -> set[str]:
+    """First arguments of every `error(...)` in src, which must be written out."""
+    codes = set()
+    for path in sorted((ROOT / "src" / "penstock").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == error:
+                code = node.args[0]
+
+                assert isinstance(code, ast.Constant), (
+                    f"{path.name}:{node.lineno}: the code is not written out"
+                )
+                codes.add(str(code.value))
+    return codes
+
+
+def all_errors(kind: type[PenstockError] = PenstockError) -> list[type[PenstockError]]:
+    return [kind, *(error for child in kind.__subclasses__() for error in all_errors(child))]
+
+
+def test_every_code_of_a_checkpoint_is_documented_and_every_documented_one_exists() -> None:
+    documented = re.findall(r"^\| `(\w+)` \|", TEXT, re.MULTILINE)
+
+    assert len(documented) == len(set(documented))
+    assert set(documented) == raised_codes("ModelLoadError")
+
+
+def test_every_exit_code_is_documented_with_its_errors() -> None:
+    rows = re.findall(r"^\| (\d+) \|([^|]*)\|", TEXT, re.MULTILINE)
+    documented = {int(code): set(re.findall(r"`(\w+)`", names)) for code, names in rows}
+    expected: dict[int, set[str]] = {
+        main.IO_ERROR: {"OSError"},
+        main.INTERRUPTED: set(),
+        main.READER_LEFT: set(),
+    }
+    for error in all_errors():
+        if error.__module__ == errors.__name__:
+            expected.setdefault(error.exit_code, set()).add(error.__name__)
+
+    assert documented == expected
+
+
+def test_the_codes_of_requests_are_documented() -> None:
+    written = set()
+    for path in sorted((ROOT / "src" / "penstock").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "InvalidRequestError":
+                written |= {
+                    k.value.value
+                    for k in node.keywords
+                    if k.arg == "code" and isinstance(k.value, ast.Constant)
+                }
+
+    assert all(f"`{code}`" in TEXT for code in written | {"invalid_value", "context_length_exceeded"})
