@@ -7,6 +7,7 @@ whatever it reads and leaves nothing half loaded.
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -121,6 +122,7 @@ def _matrix_dtype(program: Program, checkpoint: Checkpoint) -> str:
 
 
 def _facts(spec: ModelSpec, checkpoint: Checkpoint) -> Facts:
+    @cache
     def sketch(weight_format: str, head_format: str, kv_dtype: str = "bfloat16") -> Program:
         return _program(spec, weight_format, head_format, kv_dtype, max_context=1)
 

@@ -6,7 +6,6 @@ operand; product + residual. A call is swallowed only if nobody else reads its o
 pattern stays as it is.
 """
 
-from collections import Counter
 from collections.abc import Callable
 
 from penstock.model.program import Call, Program, WeightUse
@@ -33,14 +32,22 @@ class _Rewriter:
 
     def __init__(self, program: Program) -> None:
         self._program = program
-        self._calls = list(program.calls)
         self._weights = dict(program.weights)
-        self._index()
+        self._slots: list[list[Call]] = [[] for _ in program.calls]
+        self._place: dict[int, int] = {}  # id of a call -> its slot
+        self._makers: dict[str, Call] = {}
+        self._readers: dict[str, list[Call]] = {}
+        for slot, call in enumerate(program.calls):
+            self._put(call, slot)
+
+    @property
+    def _calls(self) -> list[Call]:
+        return [call for slot in self._slots for call in slot]
 
     def apply(self, pattern: "Pattern") -> None:
-        for call in list(self._calls):
-            if self._makers.get(call.output) is call and pattern(self, call):
-                self._index()
+        for call in self._calls:
+            if id(call) in self._place:
+                pattern(self, call)
 
     def finish(self) -> Program:
         names = (str(name).removeprefix("weights.") for call in self._calls for name in call.inputs)
@@ -58,17 +65,20 @@ class _Rewriter:
     def maker(self, value: str | None, op: Op) -> Call | None:
         """The call of `op` that makes `value` for exactly one reader."""
         call = self._makers.get(value) if value is not None else None
-        return call if call is not None and call.op is op and self._readers[call.output] == 1 else None
+        if call is None or call.op is not op:
+            return None
+        return call if len(self._readers.get(call.output, ())) == 1 else None
 
     def reader(self, value: str, op: Op) -> Call | None:
-        return next((c for c in self._calls if c.op is op and value in c.inputs), None)
+        return next((call for call in self._readers.get(value, ()) if call.op is op), None)
 
     def replace(self, swallowed: list[Call], made: list[Call]) -> None:
         """Put `made` where the last of `swallowed` was."""
-        gone = {id(call) for call in swallowed}
-        last = max(i for i, call in enumerate(self._calls) if id(call) in gone)
-        kept_before = [c for c in self._calls[: last + 1] if id(c) not in gone]
-        self._calls = kept_before + made + self._calls[last + 1 :]
+        slot = max(self._place[id(call)] for call in swallowed)
+        for call in swallowed:
+            self._take(call)
+        for call in made:
+            self._put(call, slot)
 
     def stack(self, name: str, parts: list[str | None]) -> str | None:
         """The weight that stacks `parts` along N; None if there are none."""
@@ -87,9 +97,19 @@ class _Rewriter:
         has_bias = {call.inputs[2] is not None for call in products}
         return len({call.inputs[0] for call in products}) == len(formats) == len(has_bias) == 1
 
-    def _index(self) -> None:
-        self._makers: dict[str, Call] = {call.output: call for call in self._calls}
-        self._readers = Counter(name for call in self._calls for name in call.inputs if name is not None)
+    def _put(self, call: Call, slot: int) -> None:
+        self._slots[slot].append(call)
+        self._place[id(call)] = slot
+        self._makers[call.output] = call
+        for name in filter(None, call.inputs):
+            self._readers.setdefault(name, []).append(call)  # twice, if it reads twice
+
+    def _take(self, call: Call) -> None:
+        slot = self._place.pop(id(call))
+        self._slots[slot] = [c for c in self._slots[slot] if c is not call]
+        del self._makers[call.output]
+        for name in filter(None, call.inputs):
+            self._readers[name] = [c for c in self._readers[name] if c is not call]
 
 
 Pattern = Callable[[_Rewriter, Call], bool]
