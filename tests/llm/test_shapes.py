@@ -183,3 +183,14 @@ def test_one_bad_prompt_of_several_queues_none(llm):
 def test_unknown_sampling_parameters_are_refused():
     with pytest.raises(TypeError, match="temprature"):
         SamplingParams(temprature=1.0)
+
+
+@pytest.mark.parametrize("prompts", [3, None, 1.5, {"a"}])
+def test_what_is_no_prompt_is_one_clear_line(llm, prompts):
+    with pytest.raises(InvalidRequestError, match="give a text, a dict, or a list"):
+        llm.generate(prompts)
+
+
+def test_half_a_surrogate_pair_is_refused_where_it_stands(llm):
+    with pytest.raises(InvalidRequestError, match="at character 2"):
+        llm.generate("ab\ud800c")

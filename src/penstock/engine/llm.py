@@ -65,7 +65,11 @@ class LLM:
         A prompt is a text or {"prompt_token_ids": [...]}. `sampling_params` is one for all, one for each,
         or None for what the model's authors suggest.
         """
-        many = [prompts] if isinstance(prompts, str | Mapping) else list(prompts)
+        if not isinstance(prompts, Sequence | Mapping):
+            raise InvalidRequestError(
+                f"prompts is {type(prompts).__name__}; give a text, a dict, or a list of them.", param="prompts"
+            )
+        many: list[Prompt] = [prompts] if isinstance(prompts, str | Mapping) else list(prompts)
         params = self._params_for(len(many), sampling_params)
         read = [self._reader.read(prompt) for prompt in many]
         return self._run(read, params, use_tqdm=use_tqdm, priority=priority)

@@ -33,7 +33,7 @@ class PromptReader:
     def read(self, prompt: Prompt) -> ReadPrompt:
         """Encode a text; take ids as they are, and a text beside them for show."""
         if isinstance(prompt, str):
-            return ReadPrompt(prompt, self._tokenizer.encode(prompt))
+            return ReadPrompt(prompt, self._encode(prompt))
         if not isinstance(prompt, Mapping) or not {"prompt", "prompt_token_ids"} & set(prompt):
             raise InvalidRequestError(
                 f"a prompt is {prompt!r:.80}; give a text, or a dict with 'prompt' or 'prompt_token_ids'.",
@@ -55,7 +55,10 @@ class PromptReader:
             raise InvalidRequestError(
                 f"cache_salt is {type(salt).__name__}; it must be a text.", param="cache_salt"
             )
-        return ReadPrompt(text, self._tokenizer.encode(text or "") if ids is None else ids, salt)
+        return ReadPrompt(text, self._encode(text or "") if ids is None else ids, salt)
+
+    def _encode(self, text: str) -> Sequence[int]:
+        return self._tokenizer.encode(_valid(text))
 
     def read_conversation(
         self,
@@ -80,7 +83,7 @@ class PromptReader:
                 param="messages",
             )
         text = template.render([self._marked(message) for message in messages], **options)
-        return ReadPrompt(text.replace(MARK, ""), self._tokenizer.encode_rendered(text))
+        return ReadPrompt(text.replace(MARK, ""), self._tokenizer.encode_rendered(_valid(text)))
 
     def _marked(self, message: Message) -> Message:
         """Special tokens in what somebody said stay text; those of the template itself do not."""
@@ -95,3 +98,16 @@ class PromptReader:
         if isinstance(part, Mapping) and isinstance(part.get("text"), str):
             return {**part, "text": self._tokenizer.mark_specials(part["text"])}
         return part
+
+
+def _valid(text: str) -> str:
+    """`text`, unless it holds what UTF-8 cannot."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidRequestError(
+            f"the prompt holds half a surrogate pair at character {error.start:,}, which is no text; "
+            "decode it with errors='replace' first.",
+            param="prompt",
+        ) from None
+    return text
