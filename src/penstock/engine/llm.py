@@ -67,7 +67,8 @@ class LLM:
         """
         if not isinstance(prompts, Sequence | Mapping):
             raise InvalidRequestError(
-                f"prompts is {type(prompts).__name__}; give a text, a dict, or a list of them.", param="prompts"
+                f"prompts is {type(prompts).__name__}; give a text, a dict, or a list of them.",
+                param="prompts",
             )
         many: list[Prompt] = [prompts] if isinstance(prompts, str | Mapping) else list(prompts)
         params = self._params_for(len(many), sampling_params)
