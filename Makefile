@@ -27,7 +27,8 @@ $(STAMP): $(VENV)/.created pyproject.toml $(NATIVE)
 	touch $@
 
 demo: $(STAMP)
-	$(BIN)/penstock run $(MODEL) --prompt 'def fibonacci(n):' --max-tokens 120
+	@printf '%s\n' 'def read_lines(path):' '    """Return the lines of a file."""' | \
+	  $(BIN)/penstock run $(MODEL) --prompt - --max-tokens 100 --seed 2 --stats
 
 serve: $(STAMP)
 	@echo "the server is step 4 of the plan (docs/LOG.md); for now: $(BIN)/penstock run $(MODEL)"

@@ -75,5 +75,7 @@ TINY = Recipe(
         Stage(
             "polish", 59, 2, 2048, code=0.1, prose=0.02, chat=0.3, fim=0.03, first_rate=0.3, time_share=0.08
         ),
+        Stage("again", 400, 8, 512, code=1.0, prose=0.4, chat=0.0, fim=0.0, first_rate=0.6, last_rate=0.6),
+        Stage("settle", 200, 2, 2048, code=0.4, prose=0.05, chat=0.6, fim=0.05, first_rate=0.6),
     ),
 )
