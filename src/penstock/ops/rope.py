@@ -40,7 +40,7 @@ def rope(x: Array, positions: Array, cos: Array, sin: Array, *, head_dim: int) -
     ),
     mutates=("kv",),
 )
-def split_rope_write(  # noqa: PLR0917 operands are positional, as in a Call
+def split_rope_write(
     qkv: Array,
     q_norm: Array | None,
     k_norm: Array | None,
