@@ -94,11 +94,11 @@ def test_variables_that_are_set_to_nothing_are_not_set(monkeypatch: pytest.Monke
         "HF_HUB_OFFLINE",
     ):
         monkeypatch.setenv(name, "")
-    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.setenv("HOME", "/srv/somebody")
 
     assert (env.isa(), env.break_invariance(), env.hub_is_offline()) == (None, None, False)
-    assert env.cache_dir() == Path("/home/somebody/.cache/penstock")
-    assert env.hub_cache_dir() == Path("/home/somebody/.cache/huggingface/hub")
+    assert env.cache_dir() == Path("/srv/somebody/.cache/penstock")
+    assert env.hub_cache_dir() == Path("/srv/somebody/.cache/huggingface/hub")
 
 
 def test_variables_that_are_set_count(monkeypatch: pytest.MonkeyPatch) -> None:
