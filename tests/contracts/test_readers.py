@@ -93,7 +93,7 @@ FILES: dict[str, tuple[bytes, str]] = {
     "shape of 2^32 x 2^32": (file_bytes(changed(a=info("F32", [2**32, 2**32], 0, 48))), "bad_tensor_info"),
     "shape that wraps": (file_bytes(changed(a=info("F32", [2**62 + 3, 4], 0, 48))), "bad_tensor_info"),
     "shape of 0 x 2^62 x 2^62": (
-        file_bytes(changed(c=info("F32", [0, 2**62, 2**62], 54, 54))), "bad_tensor_info"
+        file_bytes(changed(c=info("BF16", [0, 2**62, 2**62], 54, 54))), "bad_tensor_info"
     ),
     "shape other than the span": (file_bytes(changed(a=info("F32", [3, 5], 0, 48))), "bad_tensor_info"),
     "shape negative": (file_bytes(changed(a=info("F32", [-3, -4], 0, 48))), "bad_tensor_info"),

@@ -71,6 +71,16 @@ def test_a_filter_that_gives_a_generator_in_jinja_can_be_walked_once_and_is_true
     assert render(source) == "trueuser"
 
 
+def test_a_chain_of_lazy_filters_does_not_grow_deep() -> None:
+    """Nested generators would end in a RecursionError, or in the stack when they are thrown away."""
+    source = (
+        "{% set ns = namespace(g=[1]) %}"
+        "{% for i in range(5000) %}{% set ns.g = ns.g | map('string') %}{% endfor %}{{ ns.g | list }}"
+    )
+
+    assert render(source) == "['1']"
+
+
 BUSY = """
 {%- set ns = namespace(last=messages | length - 1, searching=true) %}
 {%- for m in messages[::-1] %}

@@ -13,7 +13,8 @@ HOSTILE = Path(__file__).parents[2] / "fixtures" / "chat_templates" / "hostile"
 TABLE = json.loads((HOSTILE / "cases.json").read_text())
 CASES: dict[str, dict[str, Any]] = TABLE["cases"]
 MAX_SECONDS = 8  # of CPU, for one bomb; each takes about one on a slow machine
-MAX_BYTES = 256 << 20  # more than the interpreter and this program need
+MAX_BYTES = 256 << 20  # more than the interpreter and this program need: where a bomb is stopped
+MAX_PEAK_BYTES = 64 << 20  # that, and no more, any of them may take
 
 # Answers one line for each name on its standard input.
 PROGRAM = """
@@ -29,6 +30,7 @@ resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + max_byt
 table = json.loads((folder / "cases.json").read_text())
 for name in map(str.strip, sys.stdin):
     messages = json.loads(json.dumps(table["messages"]))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     begin = time.process_time()
     answer = {"name": name}
     try:
@@ -38,6 +40,7 @@ for name in map(str.strip, sys.stdin):
         answer |= {"refused": "compiled", "code": error.code, "line": str(error)}
     except InvalidRequestError as error:
         answer |= {"refused": "rendered", "code": error.code, "line": str(error)}
+    answer["peak_bytes"] = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     answer |= {"seconds": time.process_time() - begin, "are_whole": messages == table["messages"]}
     print(json.dumps(answer), flush=True)
 """
@@ -96,10 +99,14 @@ def test_every_bomb_is_refused_within_bounded_time_and_memory() -> None:
     for name, answer in answers.items():
         assert "refused" in answer, name
         assert answer["seconds"] < MAX_SECONDS, name
+        assert answer["peak_bytes"] < MAX_PEAK_BYTES, name
         assert "\n" not in answer["line"], name
 
 
 def test_a_sample_of_bombs_is_refused_quickly() -> None:
     names = ["string_repeat", "doubling", "list_repeat", "replace_amplify", "recursion_macro", "deep_lists"]
 
-    assert all("refused" in answer for answer in run(names).values())
+    answers = run(names).values()
+
+    assert all("refused" in answer for answer in answers)
+    assert all(answer["peak_bytes"] < MAX_PEAK_BYTES for answer in answers)

@@ -290,7 +290,10 @@ def test_a_foreign_cache_file_is_packed_over(tmp_path: Path, content: bytes) -> 
 def test_a_cache_file_of_other_sizes_is_packed_over(tmp_path: Path) -> None:
     load_cached(tmp_path)
     path = only_file(tmp_path)
-    packed.save(path, {"qkv": np.zeros(64, np.uint8), "head": np.zeros(64, np.uint8)})
+    sizes = {want.name: packed_bytes(want) for want in WANTED if want.kind == "linear"}
+    packed.save(
+        path, {"qkv": np.zeros(sizes["qkv"] + 64, np.uint8), "head": np.zeros(sizes["head"] - 64, np.uint8)}
+    )
 
     assert load_cached(tmp_path)[1] > 0
 
