@@ -61,11 +61,12 @@ def main() -> None:
         options.gguf_model or case["name"],
         threads,
     )
-    samples: dict[str, Samples] = defaultdict(lambda: defaultdict(list))
     for format_name in options.formats.split(","):
+        samples: dict[str, Samples] = defaultdict(lambda: defaultdict(list))
         ours_of(case, folder, format_name, peer, options.rounds, samples)
-    rows = report(case, samples)
-    store(case, rows, options.rounds)
+        store(
+            case, report(case, samples), options.rounds
+        )  # one record a format: an interrupted run keeps what it has
 
 
 def ours_of(
@@ -110,11 +111,27 @@ def ours_of(
         if format_name in FORMATS:
             for length in load["prefill"]:
                 mine[f"prefill_{length}"].append(length / statistics.median(bench.prefill(length, 1)))
-                for kind in PEER_TYPES:
+                for kind in judged_types(mine, format_name, length):
                     mine[f"peer_prefill_{length}_{kind}"].append(peer.prefill(kind, length))
     print(
         f"{format_name}: " + ", ".join(f"{k} {statistics.median(v):.3g}" for k, v in mine.items()), flush=True
     )
+
+
+def own_type(format_name: str) -> str:
+    """The peer's type nearest to a format of ours."""
+    return {"bfloat16": "BF16", "int8": "Q8_0"}.get(format_name, "Q4_0")
+
+
+def best_type(mine: Samples, length: int) -> str:
+    """The peer's quickest type in the first round, in which all are run."""
+    return max(PEER_TYPES, key=lambda kind: mine[f"peer_prefill_{length}_{kind}"][0])
+
+
+def judged_types(mine: Samples, format_name: str, length: int) -> list[str]:
+    if not mine[f"peer_prefill_{length}_{PEER_TYPES[-1]}"]:
+        return list(PEER_TYPES)
+    return sorted({best_type(mine, length), own_type(format_name)})
 
 
 def report(case: dict[str, Any], samples: dict[str, Samples]) -> list[dict[str, Any]]:
@@ -154,15 +171,14 @@ def report(case: dict[str, Any], samples: dict[str, Samples]) -> list[dict[str, 
         for length in case["load"]["prefill"]:
             if not mine[f"prefill_{length}"]:
                 continue
-            medians = {kind: statistics.median(mine[f"peer_prefill_{length}_{kind}"]) for kind in PEER_TYPES}
-            best = max(medians, key=lambda kind: medians[kind])
+            best = best_type(mine, length)
             pairs = zip(mine[f"prefill_{length}"], mine[f"peer_prefill_{length}_{best}"], strict=True)
             row(
                 f"{name}: prefill {length} over llama.cpp's best ({best})",
                 bars["prefill_vs_peer_best"],
                 [a / b for a, b in pairs],
             )
-            own = {"bfloat16": "BF16", "int8": "Q8_0"}.get(name, "Q4_0")
+            own = own_type(name)
             pairs = zip(mine[f"prefill_{length}"], mine[f"peer_prefill_{length}_{own}"], strict=True)
             row(
                 f"{name}: prefill {length} over llama.cpp {own}",

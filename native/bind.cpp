@@ -2,6 +2,8 @@
 // beside.
 #include "bind.h"
 
+#include <sys/mman.h>
+
 #include <chrono>
 #include <new>
 
@@ -100,7 +102,7 @@ struct ProbeJob {
     const std::byte* data;
     int64_t bytes;  // per worker
     int64_t rounds;
-    bool is_int8;
+    bool flag;  // read in order; or the int8 probe
     std::atomic<uint64_t> sink{0};
     std::vector<double> operations;
 };
@@ -111,26 +113,31 @@ double seconds_of(Pool& pool, Job job) {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-// Bytes per second that all workers together read from a buffer of `bytes`; the best of `repeats`.
+// Bytes per second that all workers together read from a buffer of `bytes` in huge pages; the best of
+// `repeats` with each access pattern.
 double probe_read(Pool& pool, const std::string& isa, int64_t bytes, int repeats) {
     const int64_t part = bytes / pool.workers() / 4096 * 4096;
     check(part > 0, "too few bytes to read");
     const auto total = static_cast<std::size_t>(part * pool.workers());
-    auto* data = static_cast<std::byte*>(std::aligned_alloc(4096, total));
+    constexpr std::size_t kHugePage = std::size_t{2} << 20;
+    auto* data = static_cast<std::byte*>(
+        std::aligned_alloc(kHugePage, (total + kHugePage - 1) / kHugePage * kHugePage));
     if (data == nullptr) throw std::bad_alloc();
+    madvise(data, total, MADV_HUGEPAGE);
     for (std::size_t i = 0; i < total; i += 64) data[i] = static_cast<std::byte>(i >> 6);
     ProbeJob job{&pool, &candidate_of(isa).probes(), data, part, 0, false, {}, {}};
     double best = 0;
     {
         nb::gil_scoped_release release;
-        for (int i = 0; i < repeats; ++i) {
-            const double s = seconds_of(pool, {[](void* self, int worker) noexcept {
-                                                   auto& j = *static_cast<ProbeJob*>(self);
-                                                   j.pool->barrier();
-                                                   j.sink +=
-                                                       j.probes->read(j.data + worker * j.bytes, j.bytes);
-                                               },
-                                               &job});
+        for (int i = 0; i < 2 * repeats; ++i) {
+            job.flag = i % 2 == 0;
+            const double s =
+                seconds_of(pool, {[](void* self, int worker) noexcept {
+                                      auto& j = *static_cast<ProbeJob*>(self);
+                                      j.pool->barrier();
+                                      j.sink += j.probes->read(j.data + worker * j.bytes, j.bytes, j.flag);
+                                  },
+                                  &job});
             const double rate = static_cast<double>(total) / s;
             best = rate > best ? rate : best;
         }
@@ -151,7 +158,7 @@ double probe_compute(Pool& pool, const std::string& isa, bool is_int8, int repea
                                   auto& j = *static_cast<ProbeJob*>(self);
                                   j.pool->barrier();
                                   float sink = 0;
-                                  FlopsProbe* probe = j.is_int8 ? j.probes->int8 : j.probes->float32;
+                                  FlopsProbe* probe = j.flag ? j.probes->int8 : j.probes->float32;
                                   j.operations[static_cast<std::size_t>(worker)] = probe(j.rounds, &sink);
                                   j.sink += static_cast<uint64_t>(sink != 0);
                               },

@@ -5,9 +5,9 @@
 
 namespace penstock {
 
-// Reads `bytes` (a multiple of 4096) in four interleaved streams; returns something that depends on all of
-// them.
-using ReadProbe = uint64_t(const std::byte* data, int64_t bytes) noexcept;
+// Reads `bytes` (a multiple of 4096), in address order or in four interleaved streams with prefetch
+// (processors differ in which they serve better); returns something that depends on all of them.
+using ReadProbe = uint64_t(const std::byte* data, int64_t bytes, bool in_order) noexcept;
 // Runs `rounds` rounds of independent multiply-adds in registers; returns the operations done (multiply and
 // add count two).
 using FlopsProbe = double(int64_t rounds, float* sink) noexcept;

@@ -5,23 +5,28 @@
 
 namespace penstock::PENSTOCK_ISA {
 
-uint64_t read_probe(const std::byte* data, int64_t bytes) noexcept {
+uint64_t read_probe(const std::byte* data, int64_t bytes, bool in_order) noexcept {
     constexpr int kStreams = 4;
-    const int64_t part = bytes / kStreams / 256 * 256;
     U16 sums[kStreams] = {};
-    for (int64_t at = 0; at < part; at += 256) {
-        for (int s = 0; s < kStreams; ++s) {
-            const std::byte* p = data + s * part + at;
-            __builtin_prefetch(p + 4096, 0, 3);
-            __builtin_prefetch(p + 4096 + 64, 0, 3);
-            __builtin_prefetch(p + 4096 + 128, 0, 3);
-            __builtin_prefetch(p + 4096 + 192, 0, 3);
+    if (in_order) {
+        for (int64_t at = 0; at < bytes; at += 256) {
             U16 v[4];
-            __builtin_memcpy(v, p, 256);
-            sums[s] = sums[s] + (v[0] ^ v[1]) + (v[2] ^ v[3]);
+            __builtin_memcpy(v, data + at, 256);
+            for (int s = 0; s < kStreams; ++s) sums[s] = sums[s] + v[s];
+        }
+    } else {
+        const int64_t part = bytes / kStreams / 256 * 256;
+        for (int64_t at = 0; at < part; at += 256) {
+            for (int s = 0; s < kStreams; ++s) {
+                const std::byte* p = data + s * part + at;
+                for (int line = 0; line < 4; ++line) __builtin_prefetch(p + 4096 + 64 * line, 0, 3);
+                U16 v[4];
+                __builtin_memcpy(v, p, 256);
+                sums[s] = sums[s] + (v[0] ^ v[1]) + (v[2] ^ v[3]);
+            }
         }
     }
-    U16 total = sums[0] + sums[1] + sums[2] + sums[3];
+    const U16 total = sums[0] + sums[1] + sums[2] + sums[3];
     uint64_t out = 0;
     for (int i = 0; i < kLanes; ++i) out += total[i];
     return out;

@@ -1,11 +1,13 @@
 """Ids to text, piece by piece: what was emitted is never taken back, and all pieces join to the whole."""
 
+import codecs
 from collections.abc import Iterable
 
 from penstock.text.tokenizer import Tokenizer
 
 REPLACEMENT = "\ufffd"
 MAX_WINDOW = 24  # ids decoded again for each new one
+UTF8 = codecs.getincrementaldecoder("utf-8")
 KEPT_WINDOW = 8  # no character is made of more ids than its four bytes
 
 
@@ -16,15 +18,17 @@ class Detokenizer:
     where the bytes never became a character. Held back are: the last character while its bytes may be
     incomplete, and a run of SentencePiece byte tokens, which becomes characters only as a whole.
 
-    A window of the last ids is decoded again for each new one. Where ids were cut off before it, a letter
-    stands for them, since decoders treat the first token of a text differently.
+    A byte-level tokenizer's ids are bytes, decoded one after the other. Of the others a window of the last
+    ids is decoded again for each new one. Where ids were cut off before it, a letter stands for them, since
+    decoders treat the first token of a text differently.
     """
 
-    __slots__ = ("_is_cut", "_num_shown", "_skip_special", "_tokenizer", "_window")
+    __slots__ = ("_bytes", "_is_cut", "_num_shown", "_skip_special", "_tokenizer", "_window")
 
     def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = True) -> None:
         self._tokenizer = tokenizer
         self._skip_special = skip_special
+        self._bytes = UTF8(errors="replace") if tokenizer.is_byte_level else None
         self._window: list[int] = []
         self._is_cut = False  # ids before the window have been emitted
         self._num_shown = 0  # characters of the window's text that have been emitted
@@ -34,6 +38,9 @@ class Detokenizer:
         pieces: list[str] = []
         for token_id in ids:
             if not self._tokenizer.is_shown(token_id, skip_special=self._skip_special):
+                continue
+            if self._bytes is not None:
+                pieces.append(self._bytes.decode(self._tokenizer.token_bytes(token_id)))
                 continue
             self._window.append(token_id)
             if self._tokenizer.is_byte(token_id):
@@ -49,6 +56,8 @@ class Detokenizer:
 
     def flush(self) -> str:
         """What is left at the end: an incomplete character as the replacement character."""
+        if self._bytes is not None:
+            return self._bytes.decode(b"", final=True)
         rest = self._text(self._window, is_cut=self._is_cut)[self._num_shown :]
         self._num_shown += len(rest)
         return rest

@@ -23,6 +23,16 @@ MARK = "\ue0f0"
 BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
+def _byte_alphabet() -> dict[str, int]:
+    """How byte-level tokenizers spell bytes: printable Latin-1 as itself, the others from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
+
+
+BYTE_OF = _byte_alphabet()
+
+
 class Tokenizer:
     """Text to ids and back. `config` is tokenizer_config.json; special tokens in text become their ids."""
 
@@ -37,6 +47,7 @@ class Tokenizer:
             ) from None
         self._library.no_padding()
         self._library.no_truncation()  # nothing is ever cut silently
+        self._bytes_of: dict[int, bytes] = {}
         self.config = config
         self.bos_token = self._named(config, "bos_token")
         self.eos_token = self._named(config, "eos_token")
@@ -118,6 +129,23 @@ class Tokenizer:
                 if text and doubled.startswith(text):
                     return token_id, text
         return None
+
+    @cached_property
+    def is_byte_level(self) -> bool:
+        """Whether a text is no more than the bytes of its tokens, one after the other (GPT-2's spelling)."""
+        return type(self._library.decoder).__name__ == "ByteLevel"
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """What a token of a byte-level tokenizer stands for; one not spelled in its alphabet is itself."""
+        found = self._bytes_of.get(token_id)
+        if found is None:
+            token: str = self._library.id_to_token(token_id) or ""
+            if all(letter in BYTE_OF for letter in token):
+                found = bytes(BYTE_OF[letter] for letter in token)
+            else:
+                found = token.encode()
+            self._bytes_of[token_id] = found
+        return found
 
     def is_byte(self, token_id: int) -> bool:
         """Whether the token is one byte of a character, as SentencePiece spells what it has no token for."""

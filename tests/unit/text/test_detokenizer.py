@@ -85,4 +85,7 @@ def test_the_work_for_one_token_does_not_grow_with_the_text(
     ids = tokenizer.encode("one two, three don't. " * 40, add_special=False)
     assert "".join(pieces(tokenizer, ids)) == decode(ids)
 
-    assert KEPT_WINDOW < longest <= MAX_WINDOW + 2
+    if tokenizer.is_byte_level:
+        assert longest == 0  # bytes need no second look
+    else:
+        assert KEPT_WINDOW < longest <= MAX_WINDOW + 2
