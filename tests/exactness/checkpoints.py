@@ -1,4 +1,4 @@
-"""Random checkpoints on disk, small or of a real model's size: config.json, tokenizer and one safetensors file.
+"""Random checkpoints on disk, small or of a real model's size: config, tokenizer and one safetensors file.
 
 Widths are no nice multiples on purpose. Weights keep activations near unit size, so that attention looks at
 many tokens and the logits differ in most bits between any two contexts.

@@ -47,7 +47,9 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
         path = folder / checkpoint
         if checkpoint in SHAPES and not path.exists():
             write_checkpoint(path, SHAPES[checkpoint])
-        return load_small(str(path) if checkpoint in SHAPES else checkpoint, weights, threads=threads, isa=isa)
+        return load_small(
+            str(path) if checkpoint in SHAPES else checkpoint, weights, threads=threads, isa=isa
+        )
 
     return load_one
 

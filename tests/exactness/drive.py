@@ -10,7 +10,6 @@ from hashlib import blake2b
 from random import Random
 
 import msgspec
-import numpy as np
 from tests.exactness.compare import Completion, Outcome, completion, outcome
 from tests.exactness.mixes import Ask, Circumstances
 

@@ -1,7 +1,7 @@
 """Random mixes of requests and random circumstances to run them in: the same seed, the same mix.
 
 Prompts share beginnings, from one token to several hundred, some beyond two 512-token partitions of the KV
-cache; parameters are of all kinds that `SamplingParams` knows. Circumstances are all that no answer may depend on.
+cache; parameters are of all kinds that `SamplingParams` knows. Circumstances are what no answer depends on.
 """
 
 from dataclasses import dataclass
@@ -46,7 +46,9 @@ class Circumstances:
     starts_dirty: bool = False  # the KV memory holds NaN wherever nothing was written
 
 
-def make_mix(seed: int, *, vocab_size: int, num_asks: int, longest: int = 700, num_long: int = 1) -> list[Ask]:
+def make_mix(
+    seed: int, *, vocab_size: int, num_asks: int, longest: int = 700, num_long: int = 1
+) -> list[Ask]:
     """`num_asks` calls, `num_long` of them with prompts of 1,101 to 1,300 tokens."""
     random = Random(f"mix {seed}")
     stems = [_tokens(random, vocab_size, length) for length in (200, longest, 1_300)]
@@ -103,11 +105,12 @@ def make_params(random: Random, index: int, vocab_size: int) -> SamplingParams:
 def make_circumstances(seed: int) -> Circumstances:
     """Any batch size and chunk size, with a share of everything else that may happen."""
     random = Random(f"circumstances {seed}")
-    max_step_tokens = random.choice(STEP_TOKENS)
+    (max_step_tokens,) = random.choices(STEP_TOKENS, (1, 2, 4, 4, 4))
+    sizes = [size for size in BATCH_SIZES if size <= max_step_tokens]
     prefix_cache = random.random() < 0.6
     return Circumstances(
         seed=seed,
-        max_requests=random.choice([size for size in BATCH_SIZES if size <= max_step_tokens]),
+        max_requests=random.choice(sizes[-5:] if random.random() < 0.5 else sizes),
         max_step_tokens=max_step_tokens,
         threads=random.choice((1, 2)),
         prefix_cache=prefix_cache,
@@ -118,7 +121,7 @@ def make_circumstances(seed: int) -> Circumstances:
         preempt_chance=random.choice((0.0, 0.05, 0.2)),
         abort_chance=random.choice((0.0, 0.0, 0.02)),
         reset_chance=0.05 if prefix_cache and random.random() < 0.5 else 0.0,
-        is_short_of_blocks=random.random() < 0.4,
+        is_short_of_blocks=random.random() < 0.3,
         starts_dirty=random.random() < 0.5,
     )
 

@@ -33,7 +33,9 @@ class KnownSequences:
         self.tokens = [rng.integers(0, vocab_size, length + extra).astype(np.int32) for length in lengths]
         self.lengths = list(lengths)
         executor: Executor = loaded.executor
-        self._steps = Sequences(executor, tables, num_groups=len(loaded.plan.num_kv_blocks))
+        self._steps = Sequences(
+            executor, [table.tolist() for table in tables], num_groups=len(loaded.plan.num_kv_blocks)
+        )
 
     def fill(self) -> None:
         """Compute every context, each alone."""
@@ -45,7 +47,7 @@ class KnownSequences:
             self.rows([i], start=start, count=min(chunk, length - start))
 
     def rows(self, which: Sequence[int], *, start: int | None = None, count: int = 1) -> dict[int, Floats]:
-        """Logits of `count` rows of each sequence, from `start` or from the end of its context, in one step."""
+        """Logits of `count` rows of each sequence in one step, from `start` or the end of its context."""
         chunks: dict[int, Sequence[int]] = {}
         for i in which:
             begin = self.lengths[i] if start is None else start

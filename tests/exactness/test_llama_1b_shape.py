@@ -1,4 +1,4 @@
-"""Rows keep their bits at the shape of Llama 3.2 1B too: random weights, all sixteen layers, the whole vocabulary.
+"""Rows keep their bits at the shape of Llama 3.2 1B too: all sixteen layers, the whole vocabulary.
 
 Needs about 8 GB of memory and 2.5 GB of disk; says so and skips where they are not free.
 """
@@ -58,9 +58,7 @@ def one_layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def load(folder: Path, weights: str, threads: int) -> Loaded:
-    return load_small(
-        str(folder), weights, threads=threads, max_requests=PROMPT_TOKENS, memory_bytes=1 << 30
-    )
+    return load_small(str(folder), weights, threads=threads, max_requests=PROMPT_TOKENS, memory_bytes=1 << 30)
 
 
 def check_rows(folder: Path, weights: str, prompt_tokens: int) -> None:

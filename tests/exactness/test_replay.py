@@ -1,7 +1,7 @@
 """A request goes on where it stopped, and a call says the same in every way of asking it.
 
-Replay gives the emitted tokens back apart from the prompt, so that penalties, min_tokens, stop strings and the
-place of the noise see the same history (reliability D6); restart, stream and `n` are D7 and D8.
+Replay gives the emitted tokens back apart from the prompt, so that penalties, min_tokens, stop strings and
+the place of the noise see the same history. Restart, streams and `n` completions change nothing either.
 """
 
 import json
@@ -63,7 +63,9 @@ def test_a_replayed_request_goes_on_as_if_nothing_had_happened(engines: Engines,
     ask = Ask(tuple(range(20, 110)), params)
     (whole,) = run_alone(loaded, [ask])[0].completions
     for cut in range(1, len(whole.token_ids)):
-        circumstances = Circumstances(max_requests=2, max_step_tokens=(7, 64, 512)[cut % 3], prefix_cache=True)
+        circumstances = Circumstances(
+            max_requests=2, max_step_tokens=(7, 64, 512)[cut % 3], prefix_cache=True
+        )
         request, runner = replay(loaded, ask, whole.token_ids[:cut], circumstances)
         again = runner.answer(0)
 
@@ -166,4 +168,3 @@ def test_other_processes_with_other_threads_and_batches_give_the_same_bytes():
 
     assert ask(2, 12) == expected
     assert ask(2, 3) == expected[:3]
-

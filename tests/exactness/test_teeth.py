@@ -77,7 +77,7 @@ def test_the_hidden_switch_breaks_the_engine_and_its_fingerprint(load: Load, mon
 def test_a_switch_that_does_not_exist_is_refused(load: Load, monkeypatch):
     monkeypatch.setenv("PENSTOCK_BREAK", "everything")
 
-    with pytest.raises(BackendError, match="PENSTOCK_BREAK=everything: .* linear, attention"):
+    with pytest.raises(BackendError, match=r"PENSTOCK_BREAK=everything: .* linear, attention"):
         load("bfloat16")
 
 
