@@ -34,7 +34,7 @@ FORMATS = {
     "int4_g64": "int4_g64",
     "int4_g128": "int4_g128",
 }
-MORE_FORMATS = {"float32": "float32"}  # dtype; decode share of DRAM only
+MORE_FORMATS = ("float32", "float16")  # by dtype, the second of a checkpoint of its own; decode only
 PEER_TYPES = ("BF16", "Q8_0", "Q4_0")
 
 Samples = dict[str, list[float]]
@@ -80,7 +80,9 @@ def ours_of(
     """One format of ours, loaded once, in turns with the peer's types that it is judged against."""
     load = case["load"]
     if format_name in MORE_FORMATS:
-        config = EngineConfig(dtype=MORE_FORMATS[format_name], max_requests=32, max_context=2048)
+        config = EngineConfig(dtype=format_name, max_requests=32, max_context=2048)
+        if format_name == "float16":
+            folder = make(case | {"dtype": "float16"}, folder.with_name(f"{folder.name}-float16"))
     else:
         config = EngineConfig(weights=FORMATS[format_name], max_requests=32, max_context=2048)
     loaded = load_model(str(folder), config)

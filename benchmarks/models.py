@@ -14,6 +14,10 @@ import ml_dtypes
 import numpy as np
 
 CASES = Path(__file__).parent / "cases"
+DTYPES: dict[str, tuple[str, Any]] = {
+    "bfloat16": ("BF16", ml_dtypes.bfloat16),
+    "float16": ("F16", np.float16),
+}
 SPECIALS = ["<|begin_of_text|>", "<|end_of_text|>"]
 
 
@@ -89,11 +93,12 @@ def _weights(case: dict[str, Any], folder: Path) -> None:
             prefix + "mlp.down_proj.weight": ((hidden, inner), deep),
         }
     shapes["model.norm.weight"] = ((hidden,), 0.0)
+    code, kind = DTYPES[case["dtype"]]
     header: dict[str, Any] = {}
     at = 0
     for name, (shape, _) in shapes.items():
         size = 2 * math.prod(shape)
-        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [at, at + size]}
+        header[name] = {"dtype": code, "shape": list(shape), "data_offsets": [at, at + size]}
         at += size
     text = json.dumps(header).encode()
     text += b" " * (-(8 + len(text)) % 64)
@@ -104,7 +109,7 @@ def _weights(case: dict[str, Any], folder: Path) -> None:
             values = (
                 generator.standard_normal(shape, np.float32) * np.float32(scale) if scale else np.ones(shape)
             )
-            file.write(values.astype(ml_dtypes.bfloat16).tobytes())
+            file.write(values.astype(kind).tobytes())
     (folder / "model.safetensors.part").rename(folder / "model.safetensors")
 
 

@@ -91,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
     bench.decode(1, min(32, options.context), MIN_OUTPUT_TOKENS)  # pages, caches and threads wake up
     rows = {"latency": _latency, "throughput": _throughput}[options.kind](bench, measured, options)
     if any(row["floor_ratio"] > 1 for row in rows):  # type: ignore[operator]  # a float
-        print("above 100%: the weights stay in caches, which are quicker than the memory that was probed.")
+        print("above 100%: weights that stay in caches, or a machine that was slower when it was probed.")
     print(
         json.dumps(
             {

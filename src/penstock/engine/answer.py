@@ -109,6 +109,8 @@ class Answer:
         """New text; the stop id that ends a request is no text, unless it is to be included."""
         text = self._texts[index]
         tokens = delta.tokens
+        if delta.finish_reason is None and len(tokens) == 1 and text.stop is None:
+            return text.feed(tokens[0])
         ended_by_id = delta.finish_reason == "stop" and not isinstance(delta.stop_reason, str)
         if ended_by_id and not self._params.include_stop_str_in_output:
             tokens = tokens[:-1]
