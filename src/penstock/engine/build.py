@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from penstock import env
 from penstock.config import EngineConfig, Plan
 from penstock.engine.locate import locate
+from penstock.errors import ModelLoadError
 from penstock.model.build import build
 from penstock.model.family import FAMILIES, read_model
 from penstock.model.generation import GenerationDefaults, read_generation
@@ -25,6 +26,7 @@ from penstock.model.program import Program
 from penstock.model.spec import ModelSpec
 from penstock.planner.machine import this_machine
 from penstock.planner.plan import Facts, make_plan
+from penstock.scheduler.policy import POLICIES
 from penstock.scheduler.scheduler import MAX_SCORED_ROWS
 from penstock.step import Executor
 from penstock.text.chat_template import ChatTemplate, load_chat_template
@@ -53,15 +55,17 @@ class Loaded:
 
 def load_model(model: str, config: EngineConfig) -> Loaded:
     """Read, plan, pack and lower `model`. What is refused is refused before the weights are packed."""
+    POLICIES[config.policy]  # an unknown name is refused before anything is read
     folder = locate(model, config.revision)
     spec = read_model(folder)
     tokenizer = Tokenizer.load(folder, spec.vocab_size)
-    template = load_chat_template(folder, tokenizer.config)
+    template, template_notes = _chat_template(folder, tokenizer)
     defaults = read_generation(folder)
     checkpoint = read_checkpoint(folder)
     plan = make_plan(config, spec, _facts(spec, checkpoint), this_machine())
     program = _program(spec, plan.weight_format, plan.head_format, plan.kv_dtype, plan.max_context)
     executor, notes = _executor(program, plan, checkpoint, config)
+    notes = (*template_notes, *notes)
     if plan.weight_format == "float16":
         notes = (
             *notes,
@@ -84,6 +88,16 @@ def load_model(model: str, config: EngineConfig) -> Loaded:
         fingerprint=_fingerprint(checkpoint, program, plan, executor.describe()),
         notes=notes,
     )
+
+
+def _chat_template(folder: Path, tokenizer: Tokenizer) -> tuple[ChatTemplate | None, tuple[str, ...]]:
+    """A broken template takes chat away, not the model."""
+    try:
+        return load_chat_template(folder, tokenizer.config), ()
+    except ModelLoadError as error:
+        if error.code != "bad_template":
+            raise
+        return None, (f"no chat with this model: {error}",)
 
 
 def _program(
@@ -209,7 +223,7 @@ def _fingerprint(checkpoint: Checkpoint, program: Program, plan: Plan, executor:
     """Changes whenever the bits may: weights, build, kernel path, numeric configuration."""
     digest = hashlib.blake2b(digest_size=8)
     broken = env.break_invariance() or ""
-    for part in (checkpoint.source_hash, program.fingerprint(), plan.backend, plan.isa, _version(), broken):
+    for part in (checkpoint.content_hash, program.fingerprint(), plan.backend, plan.isa, _version(), broken):
         digest.update(part.encode() + b"\0")
     if executor["backend"] == "cpu":
         from penstock import _native

@@ -70,7 +70,6 @@ BAD_CHECKPOINTS = [
     ("no tokenizer", make.removed("tokenizer.json"), 65, "bad_tokenizer"),
     ("broken tokenizer", make.written("tokenizer.json", "{}"), 65, "bad_tokenizer"),
     ("another's tokenizer", make.config(vocab_size=200), 65, "tokenizer_mismatch: .*200 rows"),
-    ("broken template", make.written("chat_template.jinja", "{% for %}"), 65, "bad_template"),
     ("too big for memory", HUGE, 71, r"weights take [\d,.]+ [GT]B .* are free"),
 ]
 
@@ -101,6 +100,18 @@ def test_the_same_checkpoint_unspoilt_answers(command, tmp_path):
 
     assert (result.code, result.err) == (0, "")
     assert result.out.startswith("hello")
+
+
+def test_a_broken_template_takes_chat_away_and_nothing_else(command, tmp_path):
+    folder = make_checkpoint(tmp_path / "model")
+    make.written("chat_template.jinja", "{% for %}")(folder)
+    plain = command("run", str(folder), "-p", "hello", "--max-tokens", "2")
+    chat = command("run", str(folder), "-m", "hello")
+
+    assert (plain.code, plain.err.count("\n")) == (0, 1)
+    assert plain.err.startswith("note: no chat with this model: chat template")
+    assert chat.code == 64
+    assert "no chat template" in chat.err.splitlines()[-1]
 
 
 def test_a_sharded_checkpoint_answers_as_the_whole_one(here, tmp_path):
