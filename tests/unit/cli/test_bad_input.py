@@ -270,7 +270,8 @@ def test_the_spellings_of_vllm_are_the_same_options(here, tmp_path):
     theirs = ["--max-model-len", "64", "--max-num-seqs", "2", "--max-num-batched-tokens", "32", "-q", "int8",
               "--scheduling-policy", "priority", "--no-enable-prefix-caching"]  # fmt: skip
     mine, other = (
-        here("doctor", folder, "--json", "--no-measure", "--seed", "1", *flags) for flags in (ours, theirs)
+        here("doctor", folder, "--json", "--no-measure", "--seed", "1", "--memory-bytes", "100m", *flags)
+        for flags in (ours, theirs)
     )
 
     assert '"max_context": 64' in mine.out
