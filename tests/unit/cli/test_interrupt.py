@@ -18,6 +18,7 @@ OWN_TERMINAL = (
     "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);os.execv(sys.argv[1], sys.argv[1:])"
 )
 CTRL_C, CTRL_D = b"\x03", b"\x04"
+SLOWLY = {"PENSTOCK_ISA": "scalar"}  # seconds for an answer: time enough to press a key in the middle
 
 
 class Terminal:
@@ -28,7 +29,7 @@ class Terminal:
         self.process = subprocess.Popen(
             [sys.executable, "-c", OWN_TERMINAL, sys.executable, "-m", "penstock.cli.main", *arguments],
             stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
-            env=environment({"TERM": "dumb"}),
+            env=environment({"TERM": "dumb", **SLOWLY}),
         )  # fmt: skip
         os.close(slave)
         self.text = ""
@@ -125,7 +126,11 @@ def test_ctrl_c_ends_a_pipe_of_messages():
         "--complete",
     ]
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(SLOWLY),
     )
     assert process.stdin is not None and process.stdout is not None
     process.stdin.write(b"def f(\nclass A:\n")
