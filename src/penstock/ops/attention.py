@@ -32,7 +32,7 @@ class KVBlocks:
     traffic=lambda d, w: 2 * d["T"] * d["C"] * (4 + w.get("kv", 4)),
     mutates=("kv",),
 )
-def kv_write(  # noqa: PLR0917 operands are positional, as in a Call
+def kv_write(
     k: Array, v: Array, kv: KVBlocks, positions: Array, row_request: Array, block_table: Array
 ) -> KVBlocks:
     """Put every row's key and value where its request's block table says; returns `kv`, written in place."""
