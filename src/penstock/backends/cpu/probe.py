@@ -39,7 +39,7 @@ def cpu_name() -> str:
 
 
 def measure(isa: str, threads: int, *, read_bytes: int = 1 << 30, repeats: int = 3) -> Measured:
-    """Reads of `read_bytes` (beyond every cache; the better of two patterns), fp32 FMAs, int8 dot products."""
+    """Reads of `read_bytes` (beyond every cache; the better of two patterns), fp32 FMAs, int8 products."""
     try:
         from penstock import _native
     except ImportError:
