@@ -91,30 +91,35 @@ void Pool::run(Job job) noexcept {
     if (workers_ > 1) {
         job_ = job;
         left_.store(0, std::memory_order_relaxed);
-        joined_.store(0, std::memory_order_release);
+        const uint64_t run = epoch_.load(std::memory_order_relaxed) + 1U;
+        joined_.store(run << 32, std::memory_order_release);
         epoch_.fetch_add(1, std::memory_order_release);
         epoch_.notify_all();
     }
     job.run(job.self, 0);
     if (workers_ == 1) return;
-    const uint32_t joined = joined_.fetch_or(kClosed, std::memory_order_acq_rel);
+    const auto joined = static_cast<uint32_t>(joined_.fetch_or(kClosed, std::memory_order_acq_rel));
     spin_until([&] { return left_.load(std::memory_order_acquire) == joined; });
 }
 
 void Pool::loop(int worker) noexcept {
     FlushDenormals flush;
     uint32_t seen = 0;
+    uint64_t last_run = 0;
     for (;;) {
         for (int spin = 0; spin < kIdleSpins && epoch_.load(std::memory_order_acquire) == seen; ++spin)
             pause();
         epoch_.wait(seen, std::memory_order_acquire);
         seen = epoch_.load(std::memory_order_acquire);
         if (stopping_) return;
-        uint32_t joined = joined_.load(std::memory_order_acquire);
-        while ((joined & kClosed) == 0 &&
-               !joined_.compare_exchange_weak(joined, joined + 1, std::memory_order_acq_rel)) {
+        // A worker that woke late for one run may find the next one open already: it joins that, and only
+        // once.
+        uint64_t joined = joined_.load(std::memory_order_acquire);
+        const auto may_join = [&] { return (joined & kClosed) == 0 && joined >> 32 != last_run; };
+        while (may_join() && !joined_.compare_exchange_weak(joined, joined + 1, std::memory_order_acq_rel)) {
         }
-        if ((joined & kClosed) != 0) continue;
+        if (!may_join()) continue;
+        last_run = joined >> 32;
         job_.run(job_.self, worker);
         left_.fetch_add(1, std::memory_order_release);
     }

@@ -60,9 +60,10 @@ class Pool {
     Job job_{};
     bool stopping_ = false;
     alignas(128) std::atomic<uint32_t> epoch_{0};
-    alignas(128) std::atomic<uint32_t> joined_{kClosed};  // workers in the run, or kClosed: nobody may join
+    // Run number << 32 | workers in the run; kClosed: nobody may join.
+    alignas(128) std::atomic<uint64_t> joined_{kClosed};
     alignas(128) std::atomic<uint32_t> left_{0};
-    static constexpr uint32_t kClosed = uint32_t{1} << 31;
+    static constexpr uint64_t kClosed = uint64_t{1} << 31;
     std::vector<std::thread> threads_;
 };
 
