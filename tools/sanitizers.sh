@@ -9,7 +9,7 @@ fi
 python=$PWD/.venv/bin/python
 build=build/sanitize
 .venv/bin/cmake -S . -B $build -G Ninja -DCMAKE_MAKE_PROGRAM="$PWD/.venv/bin/ninja" -DCMAKE_BUILD_TYPE=Release \
-  -DCMAKE_CXX_FLAGS_RELEASE="-O1 -g" -DPENSTOCK_SANITIZE=address,undefined -DPython_EXECUTABLE="$python" \
+  -DCMAKE_CXX_FLAGS_RELEASE="-O1 -g1" -DPENSTOCK_SANITIZE=address,undefined -DPython_EXECUTABLE="$python" \
   -Dnanobind_DIR="$($python -m nanobind --cmake_dir)" >/dev/null
 .venv/bin/ninja -C $build >/dev/null
 overlay=$build/overlay
