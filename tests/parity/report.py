@@ -15,7 +15,7 @@ def main() -> None:
     backends = {f"cpu-{isas()[0]}": partial(cpu_executor, isa=isas()[0])} if isas() else {}
     backends["reference"] = reference_executor
     print(
-        f"{'model':15} {'backend':12} fp32 error/largest (bar 1e-4)  greedy 64  bf16 RMS over transformers' (1.1)"
+        f"{'model':15} {'backend':12} fp32 error over largest (1e-4)  greedy 64  bf16 RMS over theirs (1.1)"
     )
     for name in MODELS:
         golden = Golden(name)
