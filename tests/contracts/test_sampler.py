@@ -6,12 +6,12 @@ import math
 import numpy as np
 import pytest
 
-from penstock import _native
 from penstock.request import SamplingParams
 from penstock.sampling.noise import gumbel
 from penstock.sampling.rows import RowRequest, make_rows
 from penstock.sampling.sampler import sample
 
+_native = pytest.importorskip("penstock._native")
 ISAS = _native.isas()
 NAMES = ("sampled", "logprob", "rank", "top_token", "top_logprob")
 MAX_LOGPROBS = 5
