@@ -12,7 +12,7 @@ SOURCE = ROOT / "src" / "penstock"
 
 HALL = {"errors", "config", "request", "step", "registry", "env"}  # nouns every room may use
 MAY_IMPORT = {  # besides the hall; a dotted entry opens one file and no more
-    "api": "engine.async_engine text fleet",
+    "api": "engine.async_engine engine.serving text fleet",
     "fleet": "engine planner",
     "engine": "backends kv model offload parallel planner sampling scheduler speculation text weights",
     "text": "",

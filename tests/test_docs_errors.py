@@ -39,7 +39,8 @@ def test_every_code_of_a_checkpoint_is_documented_and_every_documented_one_exist
 
 
 def test_every_exit_code_is_documented_with_its_errors() -> None:
-    rows = re.findall(r"^\| (\d+) \|([^|]*)\|", TEXT, re.MULTILINE)
+    section = TEXT.partition("## Exit codes")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (\d+) \|([^|]*)\|", section, re.MULTILINE)
     documented = {int(code): set(re.findall(r"`(\w+)`", names)) for code, names in rows}
     expected: dict[int, set[str]] = {
         main.IO_ERROR: {"OSError"},
@@ -51,6 +52,18 @@ def test_every_exit_code_is_documented_with_its_errors() -> None:
             expected.setdefault(error.exit_code, set()).add(error.__name__)
 
     assert documented == expected
+
+
+def test_every_answer_of_a_server_is_documented_with_its_status_and_code() -> None:
+    section = TEXT.partition("## What a server answers")[2].partition("\n## ")[0]
+    documented = {(int(a), b) for a, b in re.findall(r"^\| (\d+) \| `(\w+)`", section, re.MULTILINE)}
+    told = [
+        error for error in all_errors() if error.__module__ == errors.__name__ and error.http_status != 499
+    ]
+    fixed = {(e.http_status, e.code) for e in told if isinstance(getattr(e, "code", None), str)}
+
+    assert fixed - {(400, "internal_error")} <= documented
+    assert (503, "engine_overloaded") in documented
 
 
 def test_the_codes_of_requests_are_documented() -> None:

@@ -9,7 +9,17 @@ what happened (with the value), why that is a problem, what to do. Anything else
     │   └── ContextLengthError   prompt (+ what was asked) cannot fit
     ├── OutOfMemoryError     the plan does not fit this machine; the numbers are in the message
     ├── BackendError         a backend or ISA was asked for that this build or machine lacks
-    └── EngineError          a broken invariant ended a step; the request was freed
+    ├── EngineError          a broken invariant ended a step; the request was freed
+    ├── UnavailableError     the server cannot do it now; `retry_after_s` says when to ask again
+    │   ├── OverloadedError      the queue is full, or the request could not start in its time
+    │   ├── ShuttingDownError    the server is draining
+    │   ├── EngineRestartingError    the engine process died and this request was not replayed
+    │   └── ModelLoadingError    the engine has never been ready yet
+    ├── DeadlineError        the request's time is over
+    ├── SlowReaderError      the client did not read its answer
+    └── RequestPoisonedError     this request ended the engine process twice; it is not run again
+
+What a server answers hangs on the class: `http_status`, `error_type` and `code` (docs/errors.md).
 """
 
 
@@ -17,6 +27,9 @@ class PenstockError(Exception):
     """Base of everything a user may catch. `str(error)` is one line, fit to be printed as it is."""
 
     exit_code = 1
+    http_status = 500
+    error_type = "server_error"
+    code = "internal_error"
 
 
 class ConfigError(PenstockError):
@@ -41,6 +54,8 @@ class InvalidRequestError(PenstockError):
     """`param` is the name of the offending parameter, as the user wrote it."""
 
     exit_code = 64
+    http_status = 400
+    error_type = "invalid_request_error"
 
     def __init__(self, message: str, *, param: str, code: str = "invalid_value") -> None:
         super().__init__(message)
@@ -63,3 +78,50 @@ class BackendError(PenstockError):
 
 class EngineError(PenstockError):
     exit_code = 70
+
+
+class UnavailableError(PenstockError):
+    """`retry_after_s`: when asking again is likely to be answered."""
+
+    exit_code = 75
+    http_status = 503
+    code = "engine_overloaded"
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class OverloadedError(UnavailableError):
+    pass
+
+
+class ShuttingDownError(UnavailableError):
+    code = "shutting_down"
+
+
+class EngineRestartingError(UnavailableError):
+    code = "engine_restarting"
+
+
+class ModelLoadingError(UnavailableError):
+    code = "model_loading"
+
+
+class DeadlineError(PenstockError):
+    exit_code = 75
+    http_status = 504
+    code = "deadline_exceeded"
+
+
+class SlowReaderError(PenstockError):
+    """Nobody is there to read it: for the log."""
+
+    exit_code = 75
+    http_status = 499
+    code = "slow_reader"
+
+
+class RequestPoisonedError(PenstockError):
+    exit_code = 70
+    code = "request_poisoned"
