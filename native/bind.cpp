@@ -181,6 +181,7 @@ NB_MODULE(_native, m) {
         return names;
     });
     m.def("best_isa", [] { return std::string(choose().isa); });
+    m.def("dropped_isa", [] { return dropped(); });
     m.def("cpu_name", [] { return cpu().name; });
     m.def("panel_bytes",
           [](const std::string& format, int64_t k) { return panel_bytes(format_of(format), k); });

@@ -3,6 +3,7 @@
 
 #include "bind.h"
 #include "pack.h"
+#include "self_test.h"
 #include "threads.h"
 
 namespace penstock {
@@ -265,6 +266,31 @@ nb::dict test_sample(const std::string& isa, F32 logits, const nb::dict& fields,
     return out;
 }
 
+// The start-up self-test on two tables of this machine. `sabotaged` names a kernel of the first that answers
+// wrongly by one bit.
+LinearKernel* g_honest = nullptr;
+
+void sabotaged(const PackedWeight& w, const Operand& a, int64_t rows, const LinearOut& out, int64_t begin,
+               int64_t end, std::byte* scratch) noexcept {
+    g_honest(w, a, rows, out, begin, end, scratch);
+    uint32_t bits = 0;
+    float& last = out.y[(rows - 1) * out.stride + w.n - 1];
+    std::memcpy(&bits, &last, 4);
+    bits ^= 1U;
+    std::memcpy(&last, &bits, 4);
+}
+
+std::string test_self_test(const std::string& isa, const std::string& fallback, const std::string& kernel) {
+    KernelTable table = candidate_of(isa).table();
+    LinearKernel** const slot = kernel == "linear_bfloat16" ? &table.linear_bfloat16
+                                : kernel == "linear_int8"   ? &table.linear_int8
+                                                            : &table.linear_int4;
+    g_honest = *slot;
+    if (!kernel.empty()) *slot = sabotaged;
+    const char* found = first_difference(table, candidate_of(fallback).table());
+    return found == nullptr ? "" : found;
+}
+
 }  // namespace
 
 void bind_tests(nb::module_& m) {
@@ -278,6 +304,7 @@ void bind_tests(nb::module_& m) {
           nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
           nb::arg(), nb::arg(), nb::arg().none() = nb::none(), nb::arg().none() = nb::none());
     m.def("test_sample", &test_sample);
+    m.def("test_self_test", &test_self_test);
     m.def("set_break", [](int kind) { g_break_invariance = kind; });
 }
 

@@ -1,6 +1,8 @@
 // The only file that asks what the CPU can do.
 #include "dispatch.h"
 
+#include "self_test.h"
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <sys/syscall.h>
@@ -51,7 +53,7 @@ Cpu detect() {
 
 const Candidate kCandidates[] = {
 #if defined(PENSTOCK_HAS_AMX)
-    {"amx", [](const Cpu& cpu) { return cpu.amx; }, amx::table, avx512::probes, false},
+    {"amx", [](const Cpu& cpu) { return cpu.amx && dropped().empty(); }, amx::table, avx512::probes, false},
 #endif
 #if defined(PENSTOCK_HAS_AVX512)
     {"avx512", [](const Cpu& cpu) { return cpu.avx512; }, avx512::table, avx512::probes, false},
@@ -70,6 +72,18 @@ const Candidate kCandidates[] = {
 const Cpu& cpu() {
     static const Cpu kCpu = detect();
     return kCpu;
+}
+
+const std::string& dropped() {
+    static const std::string kDropped = [] {
+        std::string why;
+#if defined(PENSTOCK_HAS_AMX)
+        const char* kernel = cpu().amx ? first_difference(amx::table(), avx512::table()) : nullptr;
+        if (kernel != nullptr) why = std::string("amx: ") + kernel + " differs from its AVX-512 fallback";
+#endif
+        return why;
+    }();
+    return kDropped;
 }
 
 std::vector<const Candidate*> candidates() {

@@ -22,8 +22,10 @@ struct Candidate {
     bool is_for_tests;  // emulated: never chosen by itself
 };
 
-const Cpu& cpu();                                       // asked once
-std::vector<const Candidate*> candidates();             // best first; all that this machine can run
+const Cpu& cpu();                            // asked once
+std::vector<const Candidate*> candidates();  // best first; all that this machine runs right
+// Why an instruction set that this machine has is left out: "amx: linear_int8 ..."; empty: nothing is.
+const std::string& dropped();
 const Candidate* find_candidate(std::string_view isa);  // null: not in this build, or not on this machine
 const Candidate& choose();                              // the best real one
 

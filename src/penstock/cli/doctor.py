@@ -72,7 +72,7 @@ def _machine(report: Report, machine: Machine) -> list[str]:
 def _native(report: Report, machine: Machine, config: "EngineConfig", *, with_measures: bool) -> list[str]:
     """The instruction sets that build and machine have, the one that is used, and its limits just now."""
     from penstock import env
-    from penstock.backends.cpu.probe import isas, measure
+    from penstock.backends.cpu.probe import dropped_isa, isas, measure
 
     found = [isa for isa in isas() if isa != "amx_emulated"]  # that one is for tests
     report |= {"native": bool(found), "isas": found}
@@ -85,6 +85,9 @@ def _native(report: Report, machine: Machine, config: "EngineConfig", *, with_me
     why = "PENSTOCK_ISA asks for it" if env.isa() else "the best that this build and this machine have"
     others = ", ".join(other for other in found if other != isa)
     lines = [f"native   {isa}: {why}" + (f"; also here: {others}" if others else "")]
+    if dropped := dropped_isa():
+        report["dropped_isa"] = dropped
+        lines.append(f"dropped  {dropped}")
     if with_measures:
         threads = machine.cores if config.threads == "auto" else config.threads
         measured = measure(isa, threads)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock import env
+from penstock.backends.cpu.probe import dropped_isa, isas
 from penstock.config import EngineConfig, Plan
 from penstock.engine.locate import locate
 from penstock.errors import ModelLoadError
@@ -71,6 +72,8 @@ def load_model(model: str, config: EngineConfig) -> Loaded:
             *notes,
             "fp16 weights run exactly, in fp32 arithmetic; --dtype bfloat16 is quicker and lossy.",
         )
+    if plan.backend == "cpu" and (dropped := dropped_isa()):
+        notes = (*notes, f"{dropped}; this processor's results are not trusted and the next best ISA runs.")
     if plan.backend == "reference":
         notes = (*notes, f"running on the reference backend: {plan.reasons['backend']}.")
     if broken := env.break_invariance():
@@ -152,8 +155,6 @@ def _facts(spec: ModelSpec, checkpoint: Checkpoint) -> Facts:
         return [
             2 * layer.num_kv_heads * layer.head_dim * 4 for layer in program.kv_layers
         ]  # numpy holds fp32
-
-    from penstock.backends.cpu.probe import isas
 
     native_isa, refusals = None, []
     if isas():

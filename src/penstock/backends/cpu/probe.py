@@ -30,6 +30,15 @@ def isas() -> list[str]:
     return names
 
 
+def dropped_isa() -> str:
+    """What the start-up self-test left out: AMX that does not give its fallback's bits. "": nothing."""
+    try:
+        from penstock import _native
+    except ImportError:
+        return ""
+    return _native.dropped_isa()
+
+
 def cpu_name() -> str:
     try:
         from penstock import _native
