@@ -6,7 +6,8 @@ what happened (with the value), why that is a problem, what to do. Anything else
     ├── ModelNotFoundError   MODEL is no folder, no embedded name, no repository that can be reached
     ├── ModelLoadError       the checkpoint cannot be served; `code` says which of the known ways
     ├── InvalidRequestError  a prompt or sampling parameter is refused; `param` names it
-    │   └── ContextLengthError   prompt (+ what was asked) cannot fit
+    │   ├── ContextLengthError   prompt (+ what was asked) cannot fit
+    │   └── GrammarLimitError    a grammar is larger, or costs more, than one request may ask for
     ├── OutOfMemoryError     the plan does not fit this machine; the numbers are in the message
     ├── BackendError         a backend or ISA was asked for that this build or machine lacks
     ├── EngineError          a broken invariant ended a step; the request was freed
@@ -66,6 +67,11 @@ class InvalidRequestError(PenstockError):
 class ContextLengthError(InvalidRequestError):
     def __init__(self, message: str, *, param: str = "prompt") -> None:
         super().__init__(message, param=param, code="context_length_exceeded")
+
+
+class GrammarLimitError(InvalidRequestError):
+    def __init__(self, message: str, *, param: str) -> None:
+        super().__init__(message, param=param, code="grammar_limit")
 
 
 class OutOfMemoryError(PenstockError):

@@ -6,8 +6,32 @@ computes anything.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import msgspec
+
+GrammarKind = Literal["json_object", "json_schema", "regex", "choice", "lark", "ebnf"]
+
+
+class GrammarSpec(msgspec.Struct, frozen=True):
+    """What an answer must match. `text` is a JSON schema, a pattern, a JSON list of texts, a grammar, or "".
+
+    Made by `text.grammar`, which says what each kind allows; compiled only after a limited worker has proved
+    that it can be.
+    """
+
+    kind: GrammarKind
+    text: str = ""
+
+
+class StructuredOutputsParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """At most one is given; the answer matches it as a whole. `grammar`: Lark, or GBNF-like EBNF (`::=`)."""
+
+    json: str | Mapping[str, Any] | None = None  # Any: a JSON schema
+    regex: str | None = None
+    choice: tuple[str, ...] | None = None
+    grammar: str | None = None
+    json_object: bool = False
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,6 +64,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     skip_special_tokens: bool = True
+    structured_outputs: StructuredOutputsParams | None = None
 
 
 @dataclass(slots=True)
@@ -60,6 +85,7 @@ class Request:
     priority: int = 0  # lower goes first
     cache_salt: str = ""
     bad_token_ids: tuple[tuple[int, ...], ...] = ()  # bad_words: the last id is banned after the rest
+    grammar: GrammarSpec | None = None
     output_tokens: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     num_computed_tokens: int = 0
