@@ -60,7 +60,8 @@ using F32 = Array<const float>;
 
 struct Sizes {
     int64_t vocab = 0, max_context = 0, max_rows = 0, max_logit_rows = 0;
-    std::vector<int64_t> num_blocks;  // per group
+    std::vector<int64_t> num_blocks;    // per group
+    bool needs_whole_requests = false;  // some attention is not causal
 };
 
 class BoundProgram {
@@ -161,7 +162,8 @@ class BoundProgram {
         program_.add_op(op);
     }
 
-    void attention(int in, int num_heads, float scale, float softcap, int window, int group,
+    void attention(int in, int num_heads, float scale, float softcap, int window, bool is_causal,
+                   const std::optional<F32>& sinks, const std::optional<F32>& slopes, int group,
                    Array<uint8_t> pool, int64_t first_byte, int kv_heads, int head_dim, bool is_float32,
                    int out) {
         OpRecord op{OpKind::kAttention};
@@ -171,7 +173,19 @@ class BoundProgram {
         const KVLayer kv = kv_layer(pool, first_byte, sizes_.num_blocks.at(static_cast<std::size_t>(group)),
                                     kv_heads, head_dim, is_float32);
         check(program_.value(out).width == int64_t{num_heads} * head_dim, "attention output width");
-        op.attention = {nullptr, num_heads, scale, softcap, window, nullptr, kv, nullptr, 0};
+        op.attention = {nullptr,
+                        num_heads,
+                        scale,
+                        softcap,
+                        window,
+                        is_causal,
+                        floats_or_null(sinks, num_heads, "sinks size"),
+                        floats_or_null(slopes, num_heads, "slopes size"),
+                        nullptr,
+                        kv,
+                        nullptr,
+                        0};
+        sizes_.needs_whole_requests |= !is_causal;
         program_.add_op(op);
     }
 
@@ -229,6 +243,9 @@ class BoundProgram {
                       context_len.data(),
                       row_request.data()};
         check_step(step.batch, sizes_.vocab, sizes_.max_context);
+        for (int64_t i = 0; sizes_.needs_whole_requests && i < b; ++i)
+            check(query_start.data()[i + 1] - query_start.data()[i] == context_len.data()[i],
+                  "attention both ways needs whole requests");
         step.num_logit_rows = r;
         step.logit_rows = logit_rows.data();
         for (int64_t i = 0; i < r; ++i)
@@ -327,7 +344,9 @@ void bind_program(nb::module_& m) {
         .def("linear", &BoundProgram::linear, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
              nb::arg(), nb::arg().none(), nb::arg(), nb::arg())
         .def("rope_write", &BoundProgram::rope_write)
-        .def("attention", &BoundProgram::attention)
+        .def("attention", &BoundProgram::attention, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+             nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+             nb::arg(), nb::arg(), nb::arg())
         .def("gated", &BoundProgram::gated)
         .def("sample", &BoundProgram::sample)
         .def("run", &BoundProgram::run)

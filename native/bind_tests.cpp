@@ -156,7 +156,9 @@ NumpyArray<float> test_attention(const std::string& isa, bool is_float32, F32 qk
                                  int num_kv_heads, int head_dim, I32 positions, I32 query_start,
                                  I32 context_len, I32 block_table, Array<uint8_t> kv_pool, F32 cos, F32 sin,
                                  float scale, float softcap, int window, int row_chunk,
-                                 const std::optional<F32>& q_norm, const std::optional<F32>& k_norm) {
+                                 const std::optional<F32>& q_norm, const std::optional<F32>& k_norm,
+                                 bool is_causal, const std::optional<F32>& sinks,
+                                 const std::optional<F32>& slopes) {
     const KernelTable& t = candidate_of(isa).table();
     const auto rows = static_cast<int64_t>(qkv.shape(0)), requests = static_cast<int64_t>(context_len.size());
     check(static_cast<int64_t>(qkv.shape(1)) == int64_t{num_heads + 2 * num_kv_heads} * head_dim,
@@ -197,9 +199,18 @@ NumpyArray<float> test_attention(const std::string& isa, bool is_float32, F32 qk
                              block_table.data(),
                              kv,
                              q.data()};
-    const AttentionArgs attention{q.data(), num_heads, scale,
-                                  softcap,  window,    block_table.data(),
-                                  kv,       y.data(),  int64_t{num_heads} * head_dim};
+    const AttentionArgs attention{q.data(),
+                                  num_heads,
+                                  scale,
+                                  softcap,
+                                  window,
+                                  is_causal,
+                                  sinks ? sinks->data() : nullptr,
+                                  slopes ? slopes->data() : nullptr,
+                                  block_table.data(),
+                                  kv,
+                                  y.data(),
+                                  int64_t{num_heads} * head_dim};
     run_here([&](std::byte* scratch) noexcept {
         for (int64_t h = 0; h < num_kv_heads; ++h) t.rope_write(rope, batch, h, scratch);
         AttentionKernel* kernel = is_float32 ? t.attention_float32 : t.attention_bfloat16;
@@ -302,7 +313,8 @@ void bind_tests(nb::module_& m) {
     m.def("test_gated", &test_gated);
     m.def("test_attention", &test_attention, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
           nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
-          nb::arg(), nb::arg(), nb::arg().none() = nb::none(), nb::arg().none() = nb::none());
+          nb::arg(), nb::arg(), nb::arg().none() = nb::none(), nb::arg().none() = nb::none(),
+          nb::arg() = true, nb::arg().none() = nb::none(), nb::arg().none() = nb::none());
     m.def("test_sample", &test_sample);
     m.def("test_self_test", &test_self_test);
     m.def("set_break", [](int kind) { g_break_invariance = kind; });

@@ -173,9 +173,12 @@ using RopeWriteKernel = void(const RopeWriteArgs&, const Batch&, int64_t kv_head
 struct AttentionArgs {
     const void* q;  // as written above
     int32_t num_heads;
-    float scale;     // applied to the scores
-    float softcap;   // 0: none; else s = softcap * tanh(s * scale / softcap)
-    int32_t window;  // 0: full; else a row at position p reads positions > p - window
+    float scale;          // applied to the scores
+    float softcap;        // 0: none; else s = softcap * tanh(s * scale / softcap)
+    int32_t window;       // 0: full; else a row at position p reads positions > p - window
+    bool is_causal;       // false: also those after p, up to the context's end, and < p + window
+    const float* sinks;   // nullable, [num_heads]: a score that takes its part of the sum and has no value
+    const float* slopes;  // nullable, [num_heads]: ALiBi, a score gains -slope * |p - position of the key|
     const int32_t* block_table;
     KVLayer kv;
     float* y;  // [T, num_heads * head_dim] fp32

@@ -7,16 +7,19 @@
 //         scores(tile)           tile.s[row][token - split_begin] for tokens [key_begin, key_end), from +0
 //         values(tile) }         tile.o[row][d] over tokens [value_begin, value_end), from +0
 //
-// A row reads tokens (position - window, position]. Splits start at multiples of 512 from token 0; inside
+// A row reads tokens (position - window, position], or where attention goes both ways (position - window,
+// position + window) of its request. Splits start at multiples of 512 from token 0; inside
 // one:
+//     s = q k; with a soft cap, ALiBi or sinks scaled, capped and moved at once, then scale is 1 from here on
 //     m = max s;  p = 2^((s - m) * c), c = scale * log2(e);  BF16 contract: p rounded to bf16
 //     l = sum p: lane j of 16 adds tokens j, j + 16, ... of the split in order; then the tree of simd.h
 //     o = sum p v, as the contract says
 // and from the row's second split on, in ascending order
 //     m' = max(m, m_s);  a = 2^((m - m') c);  b = 2^((m_s - m') c);  l = fma(l, a, l_s b);  O = fma(O, a, O_s
 //     b)
-// y = O / l + 0. A masked token has p = +0: it leaves l as it is and may only turn -0 into +0 in O, which the
-// last addition does anyway. So groups that no row of a tile reads are skipped, whatever the tile.
+// A sink is then merged like a split with m_s = sink, l_s = 1 and no O_s. y = O / l + 0. A masked token has p
+// = +0: it leaves l as it is and may only turn -0 into +0 in O, which the last addition does anyway. So
+// groups that no row of a tile reads are skipped, whatever the tile.
 #pragma once
 #include "elementary.h"
 #include "kernels.h"
@@ -78,6 +81,8 @@ struct AttentionTile {
     const AttentionArgs* args;
     const int32_t* blocks;  // the request's row of the block table
     const void* q[kMaxTileRows];
+    int64_t position[kMaxTileRows];
+    float slope[kMaxTileRows];
     int64_t num_rows, kv_head, dims;
     int64_t split_begin, split_length, key_begin, key_end, value_begin,
         value_end;  // tokens, in units of 16 and 32
@@ -116,23 +121,40 @@ struct AttentionTile {
     }
 };
 
-// Scores to probabilities for one row that reads tokens [begin, end), relative to the split; columns
-// [from, to) are written, +0 outside of [begin, end). m and l out.
+constexpr I16 kLane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+// Scores that a tile's product leaves unscaled, because only differences within a row matter, or not.
+PENSTOCK_INLINE bool scales_scores(const AttentionArgs& args) {
+    return args.softcap != 0.0f || args.slopes != nullptr || args.sinks != nullptr;
+}
+
+// Sixteen scores of one row at tokens `distance` away, scaled, capped and moved by ALiBi.
+PENSTOCK_INLINE F16 scale_scores(const AttentionArgs& args, F16 v, float slope, I16 distance) {
+    if (args.softcap != 0.0f)
+        v = tanh(v * (args.scale / args.softcap)) * args.softcap;
+    else
+        v = v * args.scale;
+    return args.slopes ? fma(abs(to_float(distance)), set1(-slope), v) : v;
+}
+
+// Scores to probabilities for one row that reads tokens [begin, end), relative to the split, as is its own
+// position; columns [from, to) are written, +0 outside of [begin, end). m and l out.
 template <bool kIsFloat32>
-PENSTOCK_INLINE void softmax_row(float* s, int64_t from, int64_t to, int64_t begin, int64_t end, float c,
-                                 float scale, float softcap, float* m_out, float* l_out) {
-    const I16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+PENSTOCK_INLINE void softmax_row(const AttentionArgs& args, float* s, int64_t from, int64_t to, int64_t begin,
+                                 int64_t end, int64_t position, float slope, float* m_out, float* l_out) {
+    const bool is_scaled = scales_scores(args);
+    const float c = is_scaled ? kLog2E : args.scale * kLog2E;
     const F16 masked = set1(-__builtin_inff());
     const int64_t first = begin & ~int64_t{15}, last = (end + 15) & ~int64_t{15};
     F16 top = masked;
     for (int64_t j = first; j < last; j += kLanes) {
         F16 v = load(s + j);
-        if (softcap != 0.0f) v = tanh(v * (scale / softcap)) * softcap;
+        if (is_scaled) v = scale_scores(args, v, slope, kLane + static_cast<int32_t>(j - position));
         if (j < begin || j + kLanes > end) {
-            I16 at = lane + static_cast<int32_t>(j);
+            I16 at = kLane + static_cast<int32_t>(j);
             v = select((at >= static_cast<int32_t>(begin)) & (at < static_cast<int32_t>(end)), v, masked);
             store(s + j, v);
-        } else if (softcap != 0.0f) {
+        } else if (is_scaled) {
             store(s + j, v);
         }
         top = max(v, top);
@@ -151,6 +173,17 @@ PENSTOCK_INLINE void softmax_row(float* s, int64_t from, int64_t to, int64_t beg
     *l_out = sum(sums);
 }
 
+// The powers that bring two maxima to the larger one, which is left in `top`.
+PENSTOCK_INLINE void merge_powers(float m, float other, float c, float* top, float* a, float* b) {
+    *top = other > m ? other : m;
+    F16 powers = zero();
+    powers[0] = (m - *top) * c;
+    powers[1] = (other - *top) * c;
+    powers = exp2_negative<6>(powers);
+    *a = powers[0];
+    *b = powers[1];
+}
+
 // What a row knows after its splits so far.
 struct AttentionState {
     float m, l;
@@ -164,15 +197,25 @@ PENSTOCK_INLINE void merge_split(AttentionState& state, float* o, float m, float
         for (int64_t d = 0; d < dims; d += kLanes) store(o + d, load(o_split + d));
         return;
     }
-    const float top = m > state.m ? m : state.m;
-    F16 powers = zero();
-    powers[0] = (state.m - top) * c;
-    powers[1] = (m - top) * c;
-    powers = exp2_negative<6>(powers);
-    const F16 a = set1(powers[0]), b = set1(powers[1]);
-    state.m = top;
-    state.l = __builtin_fmaf(state.l, powers[0], l * powers[1]);
+    float keep, join;
+    merge_powers(state.m, m, c, &state.m, &keep, &join);
+    const F16 a = set1(keep), b = set1(join);
+    state.l = __builtin_fmaf(state.l, keep, l * join);
     for (int64_t d = 0; d < dims; d += kLanes) store(o + d, fma(load(o + d), a, load(o_split + d) * b));
+}
+
+// The tokens that query row t reads: [begin, end).
+struct Reach {
+    int64_t begin, end;
+};
+PENSTOCK_INLINE Reach reach_of(const AttentionArgs& args, const Batch& batch, int64_t request, int64_t t) {
+    const int64_t next = int64_t{batch.positions[t]} + 1, whole = batch.context_len[request];
+    Reach reach{args.window > 0 && next > args.window ? next - args.window : 0, next};
+    if (!args.is_causal) {
+        const int64_t last = next - 1 + args.window;
+        reach.end = args.window > 0 && last < whole ? last : whole;
+    }
+    return reach;
 }
 
 // 512, but for the switch that tests pull to see themselves fail.
@@ -184,14 +227,13 @@ PENSTOCK_INLINE int64_t split_tokens(int64_t context_len) {
 
 // One tile in the split that starts at token `split`: rows [tile.first, ...) of the states.
 template <class Products>
-PENSTOCK_INLINE void attend_split(AttentionTile& tile, const int64_t* begin, const int64_t* end,
-                                  AttentionState* states, float* o) {
+PENSTOCK_INLINE void attend_split(AttentionTile& tile, const Reach* reach, AttentionState* states, float* o) {
     const AttentionArgs& args = *tile.args;
     const int64_t split_end = tile.split_begin + tile.split_length;
     int64_t first = split_end, last = tile.split_begin;
     for (int64_t i = 0; i < tile.num_rows; ++i) {
-        first = begin[i] < first ? begin[i] : first;
-        last = end[i] > last ? end[i] : last;
+        first = reach[i].begin < first ? reach[i].begin : first;
+        last = reach[i].end > last ? reach[i].end : last;
     }
     first = first > tile.split_begin ? first : tile.split_begin;
     tile.end = last;
@@ -203,24 +245,24 @@ PENSTOCK_INLINE void attend_split(AttentionTile& tile, const int64_t* begin, con
     tile.value_end = round_up(last, 32);
     Products::scores(tile);
 
-    const float c = args.softcap != 0.0f ? kLog2E : args.scale * kLog2E;
+    const float c = scales_scores(args) ? kLog2E : args.scale * kLog2E;
     const int64_t from = tile.value_begin - tile.split_begin, to = tile.value_end - tile.split_begin;
     float m[kMaxTileRows], l[kMaxTileRows];
     for (int64_t i = 0; i < tile.num_rows; ++i) {
-        const int64_t row_first = begin[i] > first ? begin[i] : first,
-                      row_last = end[i] < last ? end[i] : last;
+        const int64_t row_first = reach[i].begin > first ? reach[i].begin : first,
+                      row_last = reach[i].end < last ? reach[i].end : last;
         float* s = tile.s + i * kScoreStride;
         if (row_first < row_last) {
-            softmax_row<Products::kIsFloat32>(s, from, to, row_first - tile.split_begin,
-                                              row_last - tile.split_begin, c, args.scale, args.softcap, &m[i],
-                                              &l[i]);
+            softmax_row<Products::kIsFloat32>(
+                args, s, from, to, row_first - tile.split_begin, row_last - tile.split_begin,
+                tile.position[i] - tile.split_begin, tile.slope[i], &m[i], &l[i]);
         } else {
             std::memset(s + from, 0, static_cast<std::size_t>(to - from) * 4);
         }
     }
     Products::values(tile);
     for (int64_t i = 0; i < tile.num_rows; ++i)
-        if (begin[i] < last && end[i] > first)
+        if (reach[i].begin < last && reach[i].end > first)
             merge_split(states[i], o + i * tile.dims, m[i], l[i], tile.o + i * tile.dims, tile.dims, c);
 }
 
@@ -252,34 +294,42 @@ PENSTOCK_INLINE void attend(const AttentionArgs& args, const Batch& batch, int64
         const int64_t pass_end = pass + pass_rows < num_rows ? pass + pass_rows : num_rows;
         int64_t first = INT64_MAX, last = 0;
         for (int64_t t = row_begin + pass / group; t <= row_begin + (pass_end - 1) / group; ++t) {
-            const int64_t end = batch.positions[t] + 1;
-            const int64_t begin = args.window > 0 && end > args.window ? end - args.window : 0;
-            first = begin < first ? begin : first;
-            last = end > last ? end : last;
+            const Reach reach = reach_of(args, batch, request, t);
+            first = reach.begin < first ? reach.begin : first;
+            last = reach.end > last ? reach.end : last;
         }
         for (int64_t i = 0; i < pass_end - pass; ++i) states[i] = {0.0f, 0.0f, false};
         for (tile.split_begin = first / split * split; tile.split_begin < last; tile.split_begin += split) {
             for (int64_t at = pass; at < pass_end; at += kMaxTileRows) {
                 tile.num_rows = pass_end - at < kMaxTileRows ? pass_end - at : kMaxTileRows;
-                int64_t begin[kMaxTileRows], end[kMaxTileRows];
+                Reach reach[kMaxTileRows];
                 for (int64_t i = 0; i < tile.num_rows; ++i) {
                     const int64_t t = row_begin + (at + i) / group, head = kv_head * group + (at + i) % group;
-                    end[i] = batch.positions[t] + 1;
-                    begin[i] = args.window > 0 && end[i] > args.window ? end[i] - args.window : 0;
+                    reach[i] = reach_of(args, batch, request, t);
+                    tile.position[i] = batch.positions[t];
+                    tile.slope[i] = args.slopes ? args.slopes[head] : 0.0f;
                     tile.q[i] = static_cast<const std::byte*>(args.q) +
                                 (t * args.num_heads + head) * dims * kElementBytes;
                 }
                 Products::prepare(tile);
-                attend_split<Products>(tile, begin, end, states + (at - pass), o + (at - pass) * dims);
+                attend_split<Products>(tile, reach, states + (at - pass), o + (at - pass) * dims);
             }
         }
         for (int64_t i = pass; i < pass_end; ++i) {
-            const float l = states[i - pass].l, *row = o + (i - pass) * dims;
+            const float* row = o + (i - pass) * dims;
+            float l = states[i - pass].l, keep = 1.0f;
+            if (args.sinks) {
+                float top, join;
+                merge_powers(states[i - pass].m, args.sinks[kv_head * group + i % group], kLog2E, &top, &keep,
+                             &join);
+                l = __builtin_fmaf(l, keep, join);
+            }
             float* y = args.y + (row_begin + i / group) * args.stride +
                        (kv_head * group + i % group) * args.kv.head_dim;
             for (int64_t d = 0; d < args.kv.head_dim; d += kLanes) {
                 const int64_t left = args.kv.head_dim - d;
-                store_n(y + d, load(row + d) / l + 0.0f, static_cast<int>(left < kLanes ? left : kLanes));
+                store_n(y + d, load(row + d) * keep / l + 0.0f,
+                        static_cast<int>(left < kLanes ? left : kLanes));
             }
         }
     }

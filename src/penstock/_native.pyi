@@ -47,7 +47,8 @@ class Program:
         head_dim: int, is_float32: bool, out: int,
     ) -> None: ...  # fmt: skip
     def attention(
-        self, x: int, num_heads: int, scale: float, softcap: float, window: int, group: int,
+        self, x: int, num_heads: int, scale: float, softcap: float, window: int, is_causal: bool,
+        sinks: NDArray[np.float32] | None, slopes: NDArray[np.float32] | None, group: int,
         pool: NDArray[np.uint8], first_byte: int, kv_heads: int, head_dim: int, is_float32: bool, out: int,
     ) -> None: ...  # fmt: skip
     def gated(self, x: int, act: str, out: int) -> None: ...

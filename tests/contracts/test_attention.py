@@ -28,6 +28,9 @@ class Case:
     window: int = 0
     rotary_dim: int | None = None
     qk_norm: bool = False
+    is_causal: bool = True
+    has_sinks: bool = False
+    has_slopes: bool = False
 
     @property
     def scale(self) -> float:
@@ -49,6 +52,9 @@ def name(case: Case) -> str:
     parts += [f"cap{case.softcap:g}"] if case.softcap else []
     parts += [f"window{case.window}"] if case.window else []
     parts += ["qknorm"] if case.qk_norm else []
+    parts += [] if case.is_causal else ["bothways"]
+    parts += ["sinks"] if case.has_sinks else []
+    parts += ["alibi"] if case.has_slopes else []
     return "-".join(parts)
 
 
@@ -63,11 +69,25 @@ SHORT = [  # GQA ratios 1, 3, 4, 7, 8; every padding; window and softcap; both c
     Case(4, 1, 64, 150, is_float32=True),
     Case(7, 1, 80, 150, is_float32=True, softcap=20.0, window=33),
     Case(2, 2, 128, 100, is_float32=True, qk_norm=True),
+    Case(8, 1, 64, 150, window=40, has_sinks=True, rotary_dim=32),  # gpt-oss
+    Case(71, 1, 64, 70, rotary_dim=0, has_slopes=True),  # Falcon, BLOOM
+    Case(7, 1, 112, 150, rotary_dim=0, has_slopes=True, has_sinks=True, softcap=20.0),
+    Case(2, 2, 192, 70, rotary_dim=64),
+    Case(3, 3, 64, 150, is_causal=False),
+    Case(4, 1, 80, 150, is_causal=False, window=33),
+    Case(5, 1, 48, 150, is_float32=True, has_sinks=True, has_slopes=True, window=70),
+    Case(3, 1, 64, 150, is_float32=True, is_causal=False, has_slopes=True),
 ]
+STEPWISE = [case for case in SHORT if case.is_causal]
 LONG = [  # more than two splits of 512 tokens
     Case(4, 1, 64, 1200),
     Case(7, 1, 128, 1150, window=700),
     Case(3, 1, 64, 1200, is_float32=True, softcap=30.0),
+    Case(7, 1, 64, 1150, has_slopes=True, has_sinks=True, rotary_dim=0),
+]
+WHOLE = [
+    Case(3, 1, 64, 1150, is_causal=False),
+    Case(2, 1, 64, 1150, is_causal=False, window=300, is_float32=True),
 ]
 
 
@@ -83,6 +103,18 @@ def norm_weights(case: Case) -> tuple[np.ndarray | None, np.ndarray | None]:
         return None, None
     q_norm, k_norm = np.random.default_rng(9).uniform(0.5, 1.5, (2, case.head_dim)).astype(np.float32)
     return q_norm, k_norm
+
+
+def sinks(case: Case) -> np.ndarray | None:
+    """Near the largest scores, so that they take a good part of the sum; one so low that it takes nothing."""
+    logits = np.linspace(-40, 6, case.num_heads).astype(np.float32)[::-1].copy()
+    return logits if case.has_sinks else None
+
+
+def slopes(case: Case) -> np.ndarray | None:
+    """Decreasing powers of two, as ALiBi has them."""
+    powers = 2.0 ** (-8 * np.arange(1, case.num_heads + 1) / case.num_heads)
+    return powers.astype(np.float32) if case.has_slopes else None
 
 
 def rope_tables(case: Case) -> tuple[np.ndarray, np.ndarray]:
@@ -122,7 +154,7 @@ def run(
                 isa, case.is_float32, qkv[start:end].copy(), case.num_heads, case.num_kv_heads, case.head_dim,
                 np.arange(start, end, dtype=np.int32), np.array([0, num_tokens], np.int32),
                 np.array([end], np.int32), table, pool, cos, sin, case.scale, case.softcap, case.window,
-                row_chunk, *norm_weights(case),
+                row_chunk, *norm_weights(case), case.is_causal, sinks(case), slopes(case),
             )
         )  # fmt: skip
         start = end
@@ -161,10 +193,14 @@ def reference(case: Case, qkv: np.ndarray) -> np.ndarray:
     if case.softcap:
         scores = case.softcap * np.tanh(scores / case.softcap)
     distance = np.arange(T)[:, None] - np.arange(T)[None, :]
-    is_read = (distance >= 0) & (distance < (case.window or T))
+    if case.has_slopes:
+        scores = scores - slopes(case)[:, None, None] * np.abs(distance)
+    is_read = ((distance >= 0) | (not case.is_causal)) & (np.abs(distance) < (case.window or T))
     scores = np.where(is_read, scores, -np.inf)
-    p = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    p /= p.sum(axis=-1, keepdims=True)
+    sink = np.full((case.num_heads, 1, 1), -np.inf) if sinks(case) is None else sinks(case)[:, None, None]
+    peak = np.maximum(scores.max(axis=-1, keepdims=True), sink)
+    p = np.exp(scores - peak)
+    p /= p.sum(axis=-1, keepdims=True) + np.exp(sink - peak)
     y: np.ndarray = np.einsum("hts,shd->thd", p, v).reshape(T, -1)
     return y
 
@@ -197,7 +233,7 @@ def test_every_instruction_set_gives_the_same_bits_near_the_reference(isa: str, 
     assert y.tobytes() == run(ISAS[0], case, qkv).tobytes()
 
 
-@pytest.mark.parametrize("case", LONG, ids=name)
+@pytest.mark.parametrize("case", [*LONG, *WHOLE], ids=name)
 def test_a_context_of_three_splits_is_near_the_reference(case: Case) -> None:
     qkv = make_qkv(case)
     expected = reference(case, qkv)
@@ -205,7 +241,7 @@ def test_a_context_of_three_splits_is_near_the_reference(case: Case) -> None:
     assert error < (2e-6 if case.is_float32 else 2e-3)
 
 
-@pytest.mark.parametrize("case", SHORT, ids=name)
+@pytest.mark.parametrize("case", STEPWISE, ids=name)
 @pytest.mark.parametrize("isa", [isa for isa in ISAS if isa != "scalar"])
 def test_one_by_one_and_in_chunks_gives_the_bits_of_the_whole(isa: str, case: Case) -> None:
     qkv = make_qkv(case)
@@ -225,6 +261,16 @@ def test_chunks_of_a_context_of_three_splits_give_the_bits_of_the_whole(case: Ca
         if isa != "scalar":
             steps = random_steps(case.num_tokens, seed=1)
             assert run(isa, case, qkv, steps=steps, row_chunk=9).tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize("case", WHOLE, ids=name)
+@pytest.mark.parametrize("isa", [isa for isa in ISAS if isa != "scalar"])
+def test_both_ways_a_row_has_the_bits_that_another_division_of_rows_gives(isa: str, case: Case) -> None:
+    qkv = make_qkv(case)
+    expected = run(ISAS[0], case, qkv)
+
+    for row_chunk in (7, 64, 1000):
+        assert run(isa, case, qkv, row_chunk=row_chunk).tobytes() == expected.tobytes()
 
 
 @pytest.mark.slow
@@ -282,6 +328,16 @@ def test_a_window_wider_than_the_context_is_full_attention(isa: str) -> None:
     assert run(isa, wide, qkv).tobytes() == run(isa, full, qkv).tobytes()
     assert run(isa, narrow, qkv)[:699].tobytes() == run(isa, full, qkv)[:699].tobytes()
     assert run(isa, narrow, qkv)[699].tobytes() != run(isa, full, qkv)[699].tobytes()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_sink_takes_its_part_of_the_sum(isa: str) -> None:
+    case = Case(2, 1, 64, 1, is_float32=True, has_sinks=True)
+    qkv = make_qkv(case)
+    score = qkv[0, :128].reshape(2, 64).astype(np.float64) @ qkv[0, 128:192] * case.scale
+    share = 1 / (1 + np.exp(sinks(case) - score))
+
+    assert np.allclose(run(isa, case, qkv).reshape(2, 64), share[:, None] * qkv[0, 192:], rtol=1e-6)
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -23,7 +23,7 @@ SMALL = {
     "M": 3,
     "S": 12,
 }
-HEADS = SMALL | {"D": 16, "Q": 64, "C": 32, "r2": 8}
+HEADS = SMALL | {"D": 16, "Q": 64, "C": 32, "r2": 8, "h": 4}
 LONG = HEADS | {"P": 64, "M": 20, "X": 41, "S": 1280, "T": 4}  # more than two splits of 512
 ONE = SMALL | {"T": 1, "K": 1, "N": 1, "H": 1, "F": 1, "R": 1}
 GQA = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 16}
@@ -76,6 +76,8 @@ def make_operand(operand: Operand, sizes: Mapping[str, int], rng: np.random.Gene
         return rng.permutation(sizes["X"])[: shape[0] * shape[1]].reshape(shape).astype(np.int32)
     if operand.name == "positions":
         return rng.permutation(sizes[operand.below])[: shape[0]].astype(np.int32)
+    if operand.name == "context_len":
+        return np.full(shape, sizes["S"], np.int32)
     if operand.below is not None:
         return rng.integers(0, sizes[operand.below], shape).astype(np.int32)
     return rng.standard_normal(shape, np.float32) * np.float32(2)

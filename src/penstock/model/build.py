@@ -7,6 +7,8 @@ Writes the plain program: one op per step of the arithmetic, every rounding poin
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
 from penstock.model.program import Builder, KVLayer, Program
 from penstock.model.rope import rope_tables
 from penstock.model.spec import AttentionSpec, MLPSpec, ModelSpec, NormSpec, RopeSpec
@@ -120,6 +122,7 @@ def _attention(
         for name, value in (("q", q), ("k", k), ("v", v))
     )
     where = ("step.positions", "step.row_request", f"step.block_table.{kv.group}")
+    slopes = b.constant(f"slopes.{kv.layer}", np.array(spec.slopes, np.float32)) if spec.slopes else None
     state = b.kv(kv)
     b("attn.kv", kv_write, k, v, state, *where)
     y = b(
@@ -128,6 +131,9 @@ def _attention(
         q,
         state,
         *where,
+        None if spec.is_causal else "step.context_len",
+        b.vector("attn.sinks", spec.num_heads) if spec.sinks else None,
+        slopes,
         num_heads=spec.num_heads,
         num_kv_heads=spec.num_kv_heads,
         head_dim=spec.head_dim,

@@ -120,6 +120,7 @@ class Program:
         }
         shapes |= {name: value.shape for name, value in self.constants.items()}
         shapes |= {"step.tokens": (sizes["T"],), "step.positions": (sizes["T"],)}
+        shapes |= {"step.context_len": (sizes["B"],)}
         shapes |= {"step.row_request": (sizes["T"],), "step.logit_rows": (sizes["R"],)}
         return shapes
 

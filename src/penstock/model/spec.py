@@ -42,7 +42,10 @@ class RopeSpec:
 
 @dataclass(frozen=True, slots=True)
 class AttentionSpec:
-    """Causal attention of `num_heads` query heads over `num_kv_heads` key and value heads."""
+    """Attention of `num_heads` query heads over `num_kv_heads` key and value heads.
+
+    Scores: q k^T * scale, then the soft cap, then ALiBi, each where there is one.
+    """
 
     num_heads: int
     num_kv_heads: int
@@ -54,6 +57,9 @@ class AttentionSpec:
     qkv_bias: bool = False
     o_bias: bool = False
     qk_norm: NormSpec | None = None  # per head, before rope
+    sinks: bool = False  # a learned score per query head that takes its part of the softmax and has no value
+    slopes: tuple[float, ...] = ()  # ALiBi, per query head: a score gains -slope * distance, after `scale`
+    is_causal: bool = True  # False: a row reads its whole request (encoders); a window then counts both ways
 
 
 @dataclass(frozen=True, slots=True)

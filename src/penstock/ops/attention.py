@@ -1,4 +1,4 @@
-"""Paged causal attention and the cache it reads."""
+"""Paged attention and the cache it reads."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -43,7 +43,10 @@ def kv_write(
 
 
 @op(
-    dims="q[T,Q], kv, positions[T]:S, row_request[T]:B, block_table[B,M]:X -> y[T,Q]",
+    dims=(
+        "q[T,Q], kv, positions[T]:S, row_request[T]:B, block_table[B,M]:X, context_len[B]:S?,"
+        " sinks[h]?, slopes[h]? -> y[T,Q]"
+    ),
     tolerance={"float32": 1e-5, "bfloat16": 2**-7},
     flops=lambda d: 4 * d["T"] * d["S"] * d["Q"],
     traffic=lambda d, w: 8 * d["T"] * d["Q"] + 2 * d["B"] * d["S"] * d["C"] * w.get("kv", 4),
@@ -54,6 +57,9 @@ def attention(
     positions: Array,
     row_request: Array,
     block_table: Array,
+    context_len: Array | None,
+    sinks: Array | None,
+    slopes: Array | None,
     *,
     num_heads: int,
     num_kv_heads: int,
@@ -67,23 +73,35 @@ def attention(
 
         y = softmax(q k^T * scale) v, one key head for num_heads / num_kv_heads query heads
 
+    With `context_len` attention goes both ways: over all positions of the request, those nearer than
+    `window`; the whole request is in the step. `sinks`: one more score per head, which takes its part of the
+    softmax and has no value. `slopes`: a score gains -slope * distance (ALiBi; Press et al. 2021,
+    arXiv:2108.12409).
+
     In splits of 512 tokens: probabilities are taken relative to the split's maximum, rounded by `to`,
     and summed as rounded, so that the weights used sum to one. Splits are merged in ascending order.
     """
     y = np.empty_like(q)
     for t, position in enumerate(positions):
         first = 0 if window is None else max(0, int(position) - window + 1)
+        end = int(position) + 1
+        if context_len is not None:
+            whole = int(context_len[row_request[t]])
+            end = whole if window is None else min(whole, int(position) + window)
         blocks = block_table[row_request[t]]
         query = q[t].reshape(num_kv_heads, num_heads // num_kv_heads, head_dim)
         total, peak, out = _row_start(query)
-        for begin in range(first // SPLIT_TOKENS * SPLIT_TOKENS, int(position) + 1, SPLIT_TOKENS):
-            tokens = np.arange(max(begin, first), min(begin + SPLIT_TOKENS, int(position) + 1))
+        for begin in range(first // SPLIT_TOKENS * SPLIT_TOKENS, end, SPLIT_TOKENS):
+            tokens = np.arange(max(begin, first), min(begin + SPLIT_TOKENS, end))
             place = blocks[tokens // kv.block_size], tokens % kv.block_size
             keys = kv.keys[place].reshape(-1, num_kv_heads, 1, head_dim)
             values = kv.values[place].reshape(-1, num_kv_heads, 1, head_dim)
             scores = (keys * query).sum(axis=-1) * np.float32(scale)
             if softcap is not None:
                 scores = np.float32(softcap) * np.tanh(scores / np.float32(softcap))
+            if slopes is not None:
+                distance = np.abs(tokens - position).astype(np.float32)
+                scores = scores - slopes.reshape(query.shape[:2]) * distance[:, None, None]
             split_peak = scores.max(axis=0)
             p = round_to(np.exp(scores - split_peak), to=to)
             new_peak = np.maximum(peak, split_peak)
@@ -91,6 +109,11 @@ def attention(
             total = total * keep + p.sum(axis=0) * join
             out = out * keep[..., None] + (p[..., None] * values).sum(axis=0) * join[..., None]
             peak = new_peak
+        if sinks is not None:
+            sink = sinks.reshape(query.shape[:2])
+            new_peak = np.maximum(peak, sink)
+            keep = np.exp(peak - new_peak)
+            total, out = total * keep + np.exp(sink - new_peak), out * keep[..., None]
         y[t] = (out / total[..., None]).ravel()
     return y
 

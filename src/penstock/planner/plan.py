@@ -74,7 +74,7 @@ def make_plan(config: EngineConfig, spec: ModelSpec, facts: Facts, machine: Mach
         max_step_tokens=max_step_tokens, block_size=block_size,
     )  # fmt: skip
     reasons["num_kv_blocks"] = "so that all layers' blocks run out at the same number of requests"
-    reasons["prefix_cache"] = "exact, and free where nothing is shared" if config.prefix_cache else ASKED
+    prefix_cache = _prefix_cache(config, spec, reasons)
     reasons["policy"] = ASKED if config.policy != "fcfs" else "whoever comes first"
     return Plan(
         backend=backend,
@@ -90,7 +90,7 @@ def make_plan(config: EngineConfig, spec: ModelSpec, facts: Facts, machine: Mach
         max_step_tokens=max_step_tokens,
         block_size=block_size,
         num_kv_blocks=num_blocks,
-        prefix_cache=config.prefix_cache,
+        prefix_cache=prefix_cache,
         policy=config.policy,
         threads=_threads(config, machine, reasons),
         seed=_seed(config, reasons),
@@ -257,6 +257,14 @@ def _max_context(
         f"what {_gb(memory_bytes)} of keys and values hold; the model could do {spec.max_context:,}"
     )
     return low
+
+
+def _prefix_cache(config: EngineConfig, spec: ModelSpec, reasons: dict[str, str]) -> bool:
+    if not all(layer.attention.is_causal for layer in spec.layers):
+        reasons["prefix_cache"] = "rows read what comes after them, so equal beginnings are not equal rows"
+        return False
+    reasons["prefix_cache"] = "exact, and free where nothing is shared" if config.prefix_cache else ASKED
+    return config.prefix_cache
 
 
 def _threads(config: EngineConfig, machine: Machine, reasons: dict[str, str]) -> int:

@@ -21,6 +21,7 @@ BIASED = LayerSpec(
 )
 NORMED = LayerSpec(replace(ATTENTION, qk_norm=NormSpec(1e-6, 1.0), window=5), MLPSpec(48), NORM)
 UNPLACED = LayerSpec(replace(ATTENTION, rope=None, softcap=3.0), MLPSpec(48, act="gelu"), NormSpec(1e-5, 1.0))
+SLOPED = LayerSpec(replace(ATTENTION, rope=None, sinks=True, slopes=(0.5, 0.25, 0.1, 0.0)), MLPSpec(48), NORM)
 FORMATS = ["float32", "float16", "bfloat16", "int8", "int4_g32"]
 FUSED_OPS = {
     "embed": 1,
@@ -79,6 +80,7 @@ SPECS = {
     "biased": spec_of(BIASED, PLAIN),
     "qk-norm, window": spec_of(PLAIN, NORMED),
     "no rope, softcap": spec_of(UNPLACED),
+    "sinks, alibi": spec_of(SLOPED),
 }
 
 

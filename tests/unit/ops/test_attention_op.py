@@ -8,6 +8,7 @@ from penstock.ops.rope import rope
 
 HEADS = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 8}
 SCALE = 8**-0.5
+CAUSAL = (None, None, None)  # neither both ways, nor sinks, nor ALiBi
 
 
 def filled(
@@ -58,7 +59,7 @@ def test_a_row_is_softmax_over_what_it_may_see(block_size, position, window, sof
     kv, k, v, table = filled(position + 3, block_size)
     q = np.random.default_rng(1).standard_normal((1, 32), np.float32)
     attrs = HEADS | {"scale": SCALE, "window": window, "softcap": softcap, "to": "float32"}
-    y = attention(q, kv, np.array([position]), np.array([0]), table, **attrs)
+    y = attention(q, kv, np.array([position]), np.array([0]), table, *CAUSAL, **attrs)
 
     assert np.allclose(
         y[0], expected(q[0], k, v, position, window=window, softcap=softcap), rtol=1e-5, atol=1e-6
@@ -70,9 +71,43 @@ def test_rounded_probabilities_still_sum_to_one():
     kv.values[:] = 1.0
     q = np.random.default_rng(1).standard_normal((1, 32), np.float32)
     attrs = HEADS | {"scale": SCALE, "window": None, "softcap": None, "to": "bfloat16"}
-    y = attention(q, kv, np.array([699]), np.array([0]), table, **attrs)
+    y = attention(q, kv, np.array([699]), np.array([0]), table, *CAUSAL, **attrs)
 
     assert np.allclose(y, 1.0, atol=1e-6)
+
+
+def softmax_rows(q, k, v, position, *, tokens, sinks=(-np.inf,) * 4, slopes=(0,) * 4):
+    """Head by head over `tokens`, in float64."""
+    out = []
+    for head in range(4):
+        columns = slice(head // 2 * 8, head // 2 * 8 + 8)
+        keys, values = (a[tokens][:, columns].astype(np.float64) for a in (k, v))
+        scores = keys @ q[head * 8 : head * 8 + 8] * SCALE - slopes[head] * np.abs(tokens - position)
+        weights = np.exp(scores)
+        out.append(weights @ values / (weights.sum() + np.exp(sinks[head])))
+    return np.concatenate(out)
+
+
+@pytest.mark.parametrize("window", [None, 4, 30])
+def test_both_ways_a_row_sees_what_comes_after_it(window):
+    kv, k, v, table = filled(21, 5)
+    q = np.random.default_rng(1).standard_normal((1, 32), np.float32)
+    attrs = HEADS | {"scale": SCALE, "window": window, "softcap": None, "to": "float32"}
+    y = attention(q, kv, np.array([9]), np.array([0]), table, np.array([20]), None, None, **attrs)
+    tokens = np.arange(20) if window != 4 else np.arange(6, 13)
+
+    assert np.allclose(y[0], softmax_rows(q[0], k, v, 9, tokens=tokens), rtol=1e-5, atol=1e-6)
+
+
+def test_sinks_and_slopes_of_every_head():
+    kv, k, v, table = filled(1300, 64)
+    q = np.random.default_rng(1).standard_normal((1, 32), np.float32)
+    sinks, slopes = np.array([-9, 0, 5, 20], np.float32), np.array([0.5, 0.1, 0.01, 0], np.float32)
+    attrs = HEADS | {"scale": SCALE, "window": None, "softcap": None, "to": "float32"}
+    y = attention(q, kv, np.array([1200]), np.array([0]), table, None, sinks, slopes, **attrs)
+    expected = softmax_rows(q[0], k, v, 1200, tokens=np.arange(1201), sinks=sinks, slopes=slopes)
+
+    assert np.allclose(y[0], expected, rtol=1e-4, atol=1e-6)
 
 
 def test_where_the_blocks_lie_does_not_matter():
@@ -83,7 +118,7 @@ def test_where_the_blocks_lie_does_not_matter():
         kv_write(k, v, kv, np.arange(40), np.zeros(40, np.int32), table)
         q = np.ones((1, 32), np.float32)
         attrs = HEADS | {"scale": SCALE, "window": None, "softcap": None, "to": "bfloat16"}
-        outputs.append(attention(q, kv, np.array([39]), np.array([0]), table, **attrs).tobytes())
+        outputs.append(attention(q, kv, np.array([39]), np.array([0]), table, *CAUSAL, **attrs).tobytes())
 
     assert outputs[0] == outputs[1]
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -55,6 +56,17 @@ def refusal(kind: type[PenstockError], *words: str, **options: Any) -> str:
     assert line.isprintable()
     assert all(word in line for word in words), line
     return line
+
+
+def test_beginnings_are_not_shared_where_rows_read_what_comes_after_them() -> None:
+    layer = spec().layers[0]
+    both_ways = replace(
+        spec(), layers=(layer, replace(layer, attention=replace(layer.attention, is_causal=False)))
+    )
+    made = plan(both_ways)
+
+    assert not made.prefix_cache
+    assert "after" in made.reasons["prefix_cache"]
 
 
 def test_without_options_everything_is_decided_and_has_a_reason() -> None:

@@ -86,13 +86,14 @@ def _split_rope_write(low: "Lowering", call: Call) -> None:
 
 
 def _attention(low: "Lowering", call: Call) -> None:
+    q, kv, _, _, _, context_len, sinks, slopes = call.inputs
     attrs = call.attrs
-    pool, first_byte, layer = low.kv(call.inputs[1])
+    pool, first_byte, layer = low.kv(kv)
     out = low.floats(call, attrs["num_heads"] * attrs["head_dim"])
     low.native.attention(
-        low[call.inputs[0]], attrs["num_heads"], attrs["scale"], attrs.get("softcap") or 0.0,
-        attrs.get("window") or 0, layer.group, pool, first_byte, attrs["num_kv_heads"], attrs["head_dim"],
-        layer.dtype == "float32", out,
+        low[q], attrs["num_heads"], attrs["scale"], attrs.get("softcap") or 0.0, attrs.get("window") or 0,
+        context_len is None, low.vector(sinks), low.constant(slopes), layer.group, pool, first_byte,
+        attrs["num_kv_heads"], attrs["head_dim"], layer.dtype == "float32", out,
     )  # fmt: skip
 
 

@@ -57,6 +57,7 @@ class ReferenceExecutor:
         values = self._state | {
             "step.tokens": step.tokens,
             "step.positions": step.positions,
+            "step.context_len": step.context_len,
             "step.row_request": np.repeat(np.arange(len(step.context_len)), np.diff(step.query_start)),
             "step.logit_rows": step.logit_rows,
         }
