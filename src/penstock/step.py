@@ -100,8 +100,8 @@ class Drawn(msgspec.Struct, frozen=True):
     prompt_logprobs: tuple[dict[int, tuple[float, int]], ...] | None = None  # of the prompt rows scored now
 
 
-class RequestDelta(msgspec.Struct, frozen=True):
-    """What one step did for one request: new tokens, or why it ended."""
+class RequestDelta(msgspec.Struct, frozen=True, array_like=True):
+    """What one step did for one request: new tokens, or why it ended. Crosses processes as an array."""
 
     request_id: str
     tokens: tuple[int, ...] = ()
@@ -110,6 +110,9 @@ class RequestDelta(msgspec.Struct, frozen=True):
     finish_reason: str | None = None
     stop_reason: int | str | None = None
     num_cached_tokens: int = 0
+    num_preemptions: int = 0
+    first_scheduled_s: float | None = None
+    text: str | None = None  # of a request with stop strings: what became certain with these tokens
 
 
 class Executor(Protocol):

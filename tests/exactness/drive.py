@@ -117,7 +117,8 @@ class Runner:
         for delta in self.core.step() or ():
             index = self._by_request.get(delta.request_id)
             if index is not None:
-                self._answers[index].take(delta, 0.0)
+                ids = [request.request_id for request in self.requests[index]]
+                self._answers[index].take(ids.index(delta.request_id), delta, 0.0)
 
     def drain(self) -> None:
         while self.core.has_requests:
@@ -150,7 +151,7 @@ class Runner:
         outcomes: list[Outcome | None] = []
         for index, answer in enumerate(self._answers):
             digests = [self._recorder.digests.get(request.seed, {}) for request in self.requests[index]]
-            outcomes.append(None if index in self._aborted else outcome(answer.whole, digests))
+            outcomes.append(None if index in self._aborted else outcome(answer.news(), digests))
         return Run(
             outcomes,
             num_steps=self._recorder.num_steps,
@@ -162,7 +163,7 @@ class Runner:
     def answer(self, index: int) -> Completion:
         """What came of a call with one completion, since it was added here."""
         (request,) = self.requests[index]
-        (output,) = self._answers[index].whole.outputs
+        (output,) = self._answers[index].news().outputs
         return completion(output, self._recorder.digests.get(request.seed, {}))
 
     def _admit(self, prefix: str) -> tuple[list[list[Request]], list[Answer], dict[str, int]]:
@@ -189,7 +190,18 @@ class Runner:
                 output_tokens=ask.emitted,
             )
             requests.append(admitted)
-            answers.append(Answer(call_id, admitted, loaded.tokenizer, prompt=None, fingerprint=""))
+            answers.append(
+                Answer(
+                    call_id,
+                    admitted[0].prompt_tokens,
+                    ask.params,
+                    loaded.tokenizer,
+                    seed=admitted[0].seed,
+                    arrival_s=0.0,
+                    prompt=None,
+                    fingerprint="",
+                )
+            )
             by_request |= {request.request_id: index for request in admitted}
         return requests, answers, by_request
 

@@ -20,13 +20,13 @@ def make_core(loaded: Loaded) -> EngineCore:
         prefix_cache=plan.prefix_cache,
         cache_key=plan.kv_dtype,
     )
-    find_stop = StopFinder(loaded.tokenizer)
+    stops = StopFinder(loaded.tokenizer)
     scheduler = Scheduler(
         kv,
         POLICIES[plan.policy](),
         max_step_tokens=plan.max_step_tokens,
         max_requests=plan.max_requests,
-        find_stop=find_stop,
+        find_stop=stops,
     )
     inputs = InputBuilder(scheduler.requests, num_groups=len(plan.num_kv_blocks), vocab_size=spec.vocab_size)
-    return EngineCore(scheduler, inputs, loaded.executor.forward, forget=find_stop.forget)
+    return EngineCore(scheduler, inputs, loaded.executor.forward, stops=stops)

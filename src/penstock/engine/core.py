@@ -1,12 +1,13 @@
 """The loop, on one screen: schedule, forward, update. `forward` is handed in: a fake is four lines.
 
-Called by LLM (in-process) from one thread. Knows no text; does not retry what an executor raises.
+Called by LLM or the engine process, from one thread. Reads no text; does not retry what an executor raises.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from penstock.engine.inputs import InputBuilder
+from penstock.engine.output_text import StopFinder
 from penstock.errors import EngineError
 from penstock.request import Request
 from penstock.scheduler.scheduler import Scheduler
@@ -14,7 +15,7 @@ from penstock.step import RequestDelta, StepInput, StepOutput
 
 
 class EngineCore:
-    """Requests in, deltas out. `forget` is told of each request that has ended, in whatever way.
+    """Requests in, deltas out. `stops` follows the requests that have stop strings, from begin to end.
 
     A step that raises has changed nothing that the next one would miss: computed tokens are counted only
     in `update`, so the same step can be asked for again, or its requests aborted.
@@ -26,14 +27,14 @@ class EngineCore:
         inputs: InputBuilder,
         forward: Callable[[StepInput], StepOutput],
         *,
-        forget: Callable[[str], None] = lambda _: None,
+        stops: StopFinder | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.scheduler = scheduler
         self.clock = clock
         self._inputs = inputs
         self._forward = forward
-        self._forget = forget
+        self._stops = stops
 
     @property
     def has_requests(self) -> bool:
@@ -42,6 +43,8 @@ class EngineCore:
     def add_request(self, request: Request) -> None:
         """Queue an admitted request. Raises what `Scheduler.add` refuses."""
         self.scheduler.add(request)
+        if self._stops is not None:
+            self._stops.begin(request)
 
     def abort(self, request_id: str) -> RequestDelta | None:
         """End a request in any state; its blocks are free now. None: it has ended before."""
@@ -49,7 +52,7 @@ class EngineCore:
         self._end(request_id)
         return delta
 
-    def step(self) -> list[RequestDelta] | None:
+    def step(self) -> Sequence[RequestDelta] | None:
         """Run one forward pass over what the scheduler chose.
 
         None: there is nothing to do. A list may be empty: prompts were read, no token is due yet.
@@ -61,7 +64,9 @@ class EngineCore:
             return None
         step_input, layout = self._inputs.build(schedule)
         output = self._forward(step_input)
-        deltas = self.scheduler.update(schedule, self._inputs.read(layout, output))
+        deltas: Sequence[RequestDelta] = self.scheduler.update(schedule, self._inputs.read(layout, output))
+        if self._stops is not None:
+            deltas = self._stops.complete(deltas)
         for delta in deltas:
             if delta.finish_reason is not None:
                 self._end(delta.request_id)
@@ -69,4 +74,5 @@ class EngineCore:
 
     def _end(self, request_id: str) -> None:
         self._inputs.forget(request_id)
-        self._forget(request_id)
+        if self._stops is not None:
+            self._stops.forget(request_id)

@@ -5,6 +5,7 @@ Text in, RequestOutput out. Refuses a bad call before any of its requests is que
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from penstock.config import from_mapping
@@ -16,7 +17,15 @@ from penstock.engine.interrupt import DeferredInterrupt
 from penstock.engine.progress import show_progress
 from penstock.engine.prompts import Conversation, Prompt, PromptReader, ReadPrompt
 from penstock.errors import EngineError, InvalidRequestError
-from penstock.request import RequestOutput, SamplingParams
+from penstock.request import Request, RequestOutput, SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A call under way: its answer so far, and its n requests by their index."""
+
+    answer: Answer
+    requests: Sequence[Request]
 
 
 class LLM:
@@ -41,7 +50,7 @@ class LLM:
         self.default_params = default_params(loaded.defaults)
         self.core = make_core(loaded)
         self._reader = PromptReader(loaded.tokenizer, loaded.chat_template)
-        self._answers: dict[str, Answer] = {}
+        self._open: dict[str, tuple[_Open, int]] = {}  # by request id, with the index among the n
         self._num_calls = 0
         tokenizer_eos = () if loaded.tokenizer.eos_token_id is None else (loaded.tokenizer.eos_token_id,)
         self._admission = Admission(
@@ -115,15 +124,16 @@ class LLM:
             read = self._reader.read_conversation(prompt)
         return self._pieces(self._admit([read], [params], priority=None)[0])
 
-    def _pieces(self, answer: Answer) -> Iterator[RequestOutput]:
+    def _pieces(self, call: _Open) -> Iterator[RequestOutput]:
+        answer = call.answer
         try:
-            self._queue([answer])
-            while not answer.whole.finished or answer.has_news:
+            self._queue([call])
+            while not answer.finished or answer.has_news:
                 while not answer.has_news:
                     self._step()
                 yield answer.news()
         finally:
-            self._drop([answer])
+            self._drop([call])
 
     def _run(
         self,
@@ -133,19 +143,19 @@ class LLM:
         use_tqdm: bool,
         priority: Sequence[int] | None,
     ) -> list[RequestOutput]:
-        answers = self._admit(prompts, params, priority=priority)
-        left = {id(answer) for answer in answers}
+        calls = self._admit(prompts, params, priority=priority)
+        left = {id(call) for call in calls}
         try:
-            self._queue(answers)
-            with show_progress(len(answers), is_shown=use_tqdm) as advance:
+            self._queue(calls)
+            with show_progress(len(calls), is_shown=use_tqdm) as advance:
                 while left:
                     finished, num_tokens = self._step()
-                    mine = left & {id(answer) for answer in finished}
+                    mine = left & {id(call) for call in finished}
                     left -= mine
                     advance(len(mine), num_tokens)
         finally:
-            self._drop(answers)
-        return [answer.whole for answer in answers]
+            self._drop(calls)
+        return [call.answer.news() for call in calls]
 
     def _admit(
         self,
@@ -153,7 +163,7 @@ class LLM:
         params: Sequence[SamplingParams],
         *,
         priority: Sequence[int] | None,
-    ) -> list[Answer]:
+    ) -> list[_Open]:
         """Check all prompts with their params, before any of their requests is queued."""
         priorities = [0] * len(prompts) if priority is None else list(priority)
         if len(priorities) != len(prompts):
@@ -161,7 +171,7 @@ class LLM:
                 f"{len(prompts)} prompts came with {len(priorities)} priorities; give one for each.",
                 param="priority",
             )
-        answers: list[Answer] = []
+        calls: list[_Open] = []
         for prompt, one, one_priority in zip(prompts, params, priorities, strict=True):
             call_id = str(self._num_calls)
             self._num_calls += 1
@@ -173,30 +183,32 @@ class LLM:
                 priority=one_priority,
                 cache_salt=prompt.cache_salt,
             )
-            answers.append(
-                Answer(
-                    call_id,
-                    requests,
-                    self.tokenizer,
-                    prompt=prompt.text,
-                    fingerprint=self.loaded.fingerprint,
-                )
+            answer = Answer(
+                call_id,
+                list(requests[0].prompt_tokens),
+                one,
+                self.tokenizer,
+                seed=requests[0].seed,
+                arrival_s=requests[0].arrival_s,
+                prompt=prompt.text,
+                fingerprint=self.loaded.fingerprint,
             )
-        return answers
+            calls.append(_Open(answer, requests))
+        return calls
 
-    def _queue(self, answers: Sequence[Answer]) -> None:
+    def _queue(self, calls: Sequence[_Open]) -> None:
         """Queue all their requests. Where one is refused, `_drop` takes the others out again."""
-        for answer in answers:
-            for request in answer.requests:
-                self._answers[request.request_id] = answer
+        for call in calls:
+            for index, request in enumerate(call.requests):
+                self._open[request.request_id] = (call, index)
                 self.core.add_request(request)
 
-    def _step(self) -> tuple[list[Answer], int]:
-        """One engine step, for whoever waits: (answers that ended, new tokens), everybody's.
+    def _step(self) -> tuple[list[_Open], int]:
+        """One engine step, for whoever waits: (calls that ended, new tokens), everybody's.
 
         A Ctrl-C during it rises when all tables are whole again.
         """
-        finished: list[Answer] = []
+        finished: list[_Open] = []
         num_tokens = 0
         with DeferredInterrupt():
             deltas = self.core.step()
@@ -206,21 +218,24 @@ class LLM:
                 )
             now_s = self.core.clock()
             for delta in deltas:
-                answer = self._answers.get(delta.request_id)
-                if answer is None:
+                found = self._open.get(delta.request_id)
+                if found is None:
                     continue  # of a request that somebody queued in the core itself
-                answer.take(delta, now_s)
+                call, index = found
+                gap_s = call.answer.take(index, delta, now_s)
+                if gap_s is not None and len(call.requests) == 1:
+                    call.answer.metrics.inter_token_s.append(gap_s)
                 num_tokens += len(delta.tokens)
-                if delta.finish_reason is not None and answer.whole.finished:
-                    finished.append(answer)
+                if delta.finish_reason is not None and call.answer.finished:
+                    finished.append(call)
         return finished, num_tokens
 
-    def _drop(self, answers: Sequence[Answer]) -> None:
-        """Forget these answers; what has not ended is aborted."""
+    def _drop(self, calls: Sequence[_Open]) -> None:
+        """Forget these calls; what has not ended is aborted."""
         with DeferredInterrupt():
-            for answer in answers:
-                for request in answer.requests:
-                    if self._answers.pop(request.request_id, None) is not None:
+            for call in calls:
+                for request in call.requests:
+                    if self._open.pop(request.request_id, None) is not None:
                         self.core.abort(request.request_id)
 
     def _params_for(

@@ -156,6 +156,8 @@ class Scheduler:
                         finish_reason,
                         stop_reason,
                         request.num_cached_tokens,
+                        request.num_preemptions,
+                        request.first_scheduled_s,
                     )
                 )
         return deltas

@@ -6,8 +6,8 @@ from tests.fakes.model import expected_tokens, make_request
 from tests.fakes.tokenizer import VOCAB_SIZE
 
 from penstock.engine.assemble import make_core
-from penstock.engine.core import EngineCore
 from penstock.errors import EngineError
+from penstock.request import SamplingParams
 
 
 def run(core):
@@ -41,17 +41,18 @@ def test_the_clock_is_the_policies_clock():
 
 def test_what_ends_or_is_aborted_is_forgotten():
     loaded = make_loaded()
-    forgotten = []
-    plain = make_core(loaded)
-    core = EngineCore(plain.scheduler, plain._inputs, loaded.executor.forward, forget=forgotten.append)
+    core = make_core(loaded)
     for name, count in (("a", 1), ("b", 9)):
-        core.add_request(make_request(name, [1], max_tokens=count))
+        request = make_request(name, [1], max_tokens=count)
+        request.params = SamplingParams(stop="never said", max_tokens=count)
+        core.add_request(request)
+    assert set(core._stops._texts) == {"a", "b"}
     core.step()
-    assert forgotten == ["a"]
+    assert set(core._stops._texts) == {"b"}
     assert core.abort("b").finish_reason == "abort"
     assert core.abort("b") is None
 
-    assert set(forgotten) == {"a", "b"}
+    assert core._stops._texts == {}
     assert core._inputs._slots == {}
 
 

@@ -35,9 +35,9 @@ def is_idle(llm):
     return (
         not llm.core.has_requests
         and kv.num_free_blocks == kv.num_usable_blocks
-        and not llm._answers
+        and not llm._open
         and not llm.core._inputs._slots
-        and not llm.core._forget.__self__._texts
+        and not llm.core._stops._texts
     )
 
 
