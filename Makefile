@@ -54,6 +54,7 @@ slow-sets: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/penstock bench latency $(MODEL)
 	$(BIN)/penstock bench throughput $(MODEL)
+	$(BIN)/penstock bench kernels --out benchmarks/results/kernels.jsonl
 
 docs: $(STAMP)
 	$(BIN)/pytest tests/test_docs.py

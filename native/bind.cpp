@@ -2,8 +2,6 @@
 // beside.
 #include "bind.h"
 
-#include <sys/mman.h>
-
 #include <chrono>
 #include <new>
 
@@ -96,15 +94,21 @@ bool pack(Pool& pool, const nb::ndarray<nb::ro, nb::device::cpu>& w, const std::
     return job.finite;
 }
 
-struct ProbeJob {
+struct ReadJob {
     Pool* pool;
-    const ProbeTable* probes;
+    ReadProbe* probe;
     const std::byte* data;
     int64_t bytes;  // per worker
-    int64_t rounds;
-    bool flag;  // read in order; or the int8 probe
+    bool in_order;
     std::atomic<uint64_t> sink{0};
+};
+
+struct ComputeJob {
+    Pool* pool;
+    FlopsProbe* probe;
+    int64_t rounds;
     std::vector<double> operations;
+    std::atomic<int> sink{0};
 };
 
 double seconds_of(Pool& pool, Job job) {
@@ -113,61 +117,51 @@ double seconds_of(Pool& pool, Job job) {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-// Bytes per second that all workers together read from a buffer of `bytes` in huge pages; the best of
-// `repeats` with each access pattern.
-double probe_read(Pool& pool, const std::string& isa, int64_t bytes, int repeats) {
-    const int64_t part = bytes / pool.workers() / 4096 * 4096;
+// Bytes per second of one pass of all workers over `data`, a contiguous part each.
+double read_rate(Pool& pool, const std::string& isa, const Array<const uint8_t>& data, bool in_order) {
+    const int64_t part = static_cast<int64_t>(data.size()) / pool.workers() / 4096 * 4096;
     check(part > 0, "too few bytes to read");
-    const auto total = static_cast<std::size_t>(part * pool.workers());
-    constexpr std::size_t kHugePage = std::size_t{2} << 20;
-    auto* data = static_cast<std::byte*>(
-        std::aligned_alloc(kHugePage, (total + kHugePage - 1) / kHugePage * kHugePage));
-    if (data == nullptr) throw std::bad_alloc();
-    madvise(data, total, MADV_HUGEPAGE);
-    for (std::size_t i = 0; i < total; i += 64) data[i] = static_cast<std::byte>(i >> 6);
-    ProbeJob job{&pool, &candidate_of(isa).probes(), data, part, 0, false, {}, {}};
-    double best = 0;
-    {
-        nb::gil_scoped_release release;
-        for (int i = 0; i < 2 * repeats; ++i) {
-            job.flag = i % 2 == 0;
-            const double s =
-                seconds_of(pool, {[](void* self, int worker) noexcept {
-                                      auto& j = *static_cast<ProbeJob*>(self);
-                                      j.pool->barrier();
-                                      j.sink += j.probes->read(j.data + worker * j.bytes, j.bytes, j.flag);
-                                  },
-                                  &job});
-            const double rate = static_cast<double>(total) / s;
-            best = rate > best ? rate : best;
-        }
-    }
-    std::free(data);
-    return best;
+    ReadJob job{&pool, candidate_of(isa).probes().read, reinterpret_cast<const std::byte*>(data.data()), part,
+                in_order};
+    nb::gil_scoped_release release;
+    const double s = seconds_of(pool, {[](void* self, int worker) noexcept {
+                                           auto& j = *static_cast<ReadJob*>(self);
+                                           j.pool->barrier();
+                                           j.sink += j.probe(j.data + worker * j.bytes, j.bytes, j.in_order);
+                                       },
+                                       &job});
+    return static_cast<double>(part * pool.workers()) / s;
 }
 
-// Operations per second of all workers together: fp32 multiply-adds, or u8 x s8 dot products.
-double probe_compute(Pool& pool, const std::string& isa, bool is_int8, int repeats) {
-    ProbeJob job{&pool, &candidate_of(isa).probes(), nullptr, 0, 2'000'000, is_int8, {}, {}};
+FlopsProbe* compute_probe(const ProbeTable& probes, const std::string& what) {
+    if (what == "float32") return probes.float32;
+    if (what == "int8") return probes.int8;
+    if (what == "tile_bfloat16") return probes.tile_bfloat16;
+    if (what == "tile_int8") return probes.tile_int8;
+    throw nb::value_error(("no compute probe " + what).c_str());
+}
+
+// Operations per second of all workers together in one run of about 10 ms; 0 where the ISA has no such unit.
+double compute_rate(Pool& pool, const std::string& isa, const std::string& what) {
+    const Candidate& candidate = candidate_of(isa);
+    FlopsProbe* probe = compute_probe(candidate.probes(), what);
+    if (probe == nullptr) return 0;
+    ComputeJob job{&pool, probe, candidate.is_for_tests ? 1000 : 2'000'000, {}};
+    if (what.starts_with("tile")) job.rounds /= 10;
     job.operations.resize(static_cast<std::size_t>(pool.workers()));
-    double best = 0;
     nb::gil_scoped_release release;
-    for (int i = 0; i < repeats; ++i) {
-        const double s =
-            seconds_of(pool, {[](void* self, int worker) noexcept {
-                                  auto& j = *static_cast<ProbeJob*>(self);
-                                  j.pool->barrier();
-                                  float sink = 0;
-                                  FlopsProbe* probe = j.flag ? j.probes->int8 : j.probes->float32;
-                                  j.operations[static_cast<std::size_t>(worker)] = probe(j.rounds, &sink);
-                                  j.sink += static_cast<uint64_t>(sink != 0);
-                              },
-                              &job});
-        double operations = 0;
-        for (double o : job.operations) operations += o;
-        best = operations / s > best ? operations / s : best;
-    }
-    return best;
+    const double s = seconds_of(pool, {[](void* self, int worker) noexcept {
+                                           auto& j = *static_cast<ComputeJob*>(self);
+                                           j.pool->barrier();
+                                           float sink = 0;
+                                           j.operations[static_cast<std::size_t>(worker)] =
+                                               j.probe(j.rounds, &sink);
+                                           j.sink += static_cast<int>(sink != 0);
+                                       },
+                                       &job});
+    double operations = 0;
+    for (double o : job.operations) operations += o;
+    return operations / s;
 }
 
 }  // namespace
@@ -198,8 +192,8 @@ NB_MODULE(_native, m) {
              })
         .def_prop_ro("workers", &Pool::workers)
         .def("pack", &pack)
-        .def("probe_read", &probe_read)
-        .def("probe_compute", &probe_compute);
+        .def("read_rate", &read_rate)
+        .def("compute_rate", &compute_rate);
     bind_program(m);
     bind_tests(m);
 }

@@ -314,8 +314,28 @@ class BoundProgram {
     }
 
     std::string isa() const { return program_.isa(); }
-    void set_profiling(bool on) { program_.set_profiling(on); }
-    std::vector<int64_t> op_ns() const { return program_.op_ns(); }
+    void set_profiling(int64_t steps) {
+        check(steps >= 0 && steps <= 1 << 20, "a profile keeps 0 to 1,048,576 steps");
+        program_.set_profiling(steps);
+    }
+
+    // [steps][ops][2] nanoseconds, oldest step first: worker 0's own share, and until all were done.
+    NumpyArray<int64_t> profile() const {
+        const Profile& p = program_.profile();
+        const auto kept = static_cast<std::size_t>(std::min(p.num_runs, p.capacity));
+        const std::size_t ops = program_.ops().size();
+        auto out = make_array<int64_t>({kept, ops, 2});
+        int64_t* at = out.data();
+        for (std::size_t i = 0; i < kept; ++i) {
+            const auto run = static_cast<std::size_t>(p.num_runs) - kept + i;
+            const Profile::OpTime* row = p.times.data() + run % static_cast<std::size_t>(p.capacity) * ops;
+            for (std::size_t op = 0; op < ops; ++op) {
+                *at++ = row[op].own_ns;
+                *at++ = row[op].whole_ns;
+            }
+        }
+        return out;
+    }
 
   private:
     Program program_;
@@ -353,7 +373,7 @@ void bind_program(nb::module_& m) {
         .def("read", &BoundProgram::read)
         .def_prop_ro("isa", &BoundProgram::isa)
         .def("set_profiling", &BoundProgram::set_profiling)
-        .def_prop_ro("op_ns", &BoundProgram::op_ns);
+        .def("profile", &BoundProgram::profile);
 }
 
 }  // namespace penstock

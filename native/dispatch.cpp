@@ -53,7 +53,7 @@ Cpu detect() {
 
 const Candidate kCandidates[] = {
 #if defined(PENSTOCK_HAS_AMX)
-    {"amx", [](const Cpu& cpu) { return cpu.amx && dropped().empty(); }, amx::table, avx512::probes, false},
+    {"amx", [](const Cpu& cpu) { return cpu.amx && dropped().empty(); }, amx::table, amx::probes, false},
 #endif
 #if defined(PENSTOCK_HAS_AVX512)
     {"avx512", [](const Cpu& cpu) { return cpu.avx512; }, avx512::table, avx512::probes, false},
@@ -63,7 +63,8 @@ const Candidate kCandidates[] = {
 #endif
     {"scalar", [](const Cpu&) { return true; }, scalar::table, scalar::probes, false},
 #if defined(PENSTOCK_HAS_AMX_EMULATED)
-    {"amx_emulated", [](const Cpu& cpu) { return cpu.avx512; }, amx_emulated::table, avx512::probes, true},
+    {"amx_emulated", [](const Cpu& cpu) { return cpu.avx512; }, amx_emulated::table, amx_emulated::probes,
+     true},
 #endif
 };
 

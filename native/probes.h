@@ -15,7 +15,8 @@ using FlopsProbe = double(int64_t rounds, float* sink) noexcept;
 struct ProbeTable {
     ReadProbe* read;
     FlopsProbe* float32;
-    FlopsProbe* int8;  // u8 x s8 dot products where the ISA has them, else the fp32 loop
+    FlopsProbe* int8;                       // u8 x s8 dot products where the ISA has them, else the fp32 loop
+    FlopsProbe *tile_bfloat16, *tile_int8;  // AMX; null where there are no tiles
 };
 
 }  // namespace penstock

@@ -37,7 +37,6 @@ int Program::add_value(const Value& value) {
 void Program::add_op(OpRecord op) {
     ops_.push_back(op);
     units_.emplace_back(pool_->workers());
-    op_ns_.push_back(0);
 }
 
 float* Program::floats(int index) const { return reinterpret_cast<float*>(arena_ + value(index).offset); }
@@ -95,14 +94,30 @@ void Program::run(const Step& step) noexcept {
     pool_->run({[](void* self, int worker) noexcept { static_cast<Program*>(self)->work(worker); }, this});
 }
 
+void Program::set_profiling(int64_t steps) {
+    profile_ = {steps, 0, std::vector<Profile::OpTime>(static_cast<std::size_t>(steps) * ops_.size())};
+}
+
 void Program::work(int worker) noexcept {
+    if (worker != 0 || profile_.capacity == 0) {
+        for (std::size_t i = 0; i < ops_.size(); ++i) {
+            run_op(ops_[i], units_[i], worker);
+            units_[i].wait();
+        }
+        return;
+    }
     using Clock = std::chrono::steady_clock;
+    const auto ns = [](Clock::duration d) { return std::chrono::nanoseconds(d).count(); };
+    const auto row = static_cast<std::size_t>(profile_.num_runs++ % profile_.capacity);
+    Profile::OpTime* times = profile_.times.data() + row * ops_.size();
+    auto start = Clock::now();
     for (std::size_t i = 0; i < ops_.size(); ++i) {
-        const auto start = is_profiling_ ? Clock::now() : Clock::time_point{};
         run_op(ops_[i], units_[i], worker);
+        const auto own = Clock::now();
         units_[i].wait();
-        if (is_profiling_ && worker == 0)
-            op_ns_[i] = std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count();
+        const auto end = Clock::now();
+        times[i] = {ns(own - start), ns(end - start)};
+        start = end;
     }
 }
 

@@ -47,6 +47,17 @@ struct Step {
     SampleArgs sample;
 };
 
+// A ring over the last runs, on the clock of worker 0: two readings an op, about 50 ns, and no bit changes.
+struct Profile {
+    struct OpTime {
+        int64_t own_ns = 0;    // until worker 0 found no more unit to take
+        int64_t whole_ns = 0;  // until every worker's units were done: the times of a run's ops add up to it
+    };
+    int64_t capacity = 0;       // runs; 0: off
+    int64_t num_runs = 0;       // seen since it was switched on; run i is in row i % capacity
+    std::vector<OpTime> times;  // [capacity][ops]
+};
+
 class Program {
   public:
     Program(const Candidate& candidate, std::shared_ptr<Pool> pool, int64_t arena_bytes);
@@ -64,9 +75,10 @@ class Program {
     Pool& pool() { return *pool_; }
 
     void run(const Step& step) noexcept;
-    // Nanoseconds spent in each op of the last run, when profiling; the caller's clock.
-    void set_profiling(bool on) { is_profiling_ = on; }
-    const std::vector<int64_t>& op_ns() const { return op_ns_; }
+    // Keeps the times of every op in the last `steps` runs from now on; 0: no clock is read. Not while a run
+    // is under way; after the last op was added.
+    void set_profiling(int64_t steps);
+    const Profile& profile() const { return profile_; }
 
   private:
     struct AttentionTile {
@@ -86,8 +98,7 @@ class Program {
     std::vector<Units> units_;  // one per op
     std::vector<AttentionTile> tiles_;
     const Step* step_ = nullptr;
-    bool is_profiling_ = false;
-    std::vector<int64_t> op_ns_;
+    Profile profile_;
 };
 
 }  // namespace penstock

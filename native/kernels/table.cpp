@@ -40,7 +40,7 @@ const KernelTable& table() noexcept {
 }
 
 const ProbeTable& probes() noexcept {
-    static constexpr ProbeTable kProbes{read_probe, float32_probe, int8_probe};
+    static constexpr ProbeTable kProbes{read_probe, float32_probe, int8_probe, nullptr, nullptr};
     return kProbes;
 }
 

@@ -47,8 +47,8 @@ def floor_of(
 
 
 def _peak(program: Program, call: Call, measured: Measured) -> float:
-    weights = (program.weights.get(name.removeprefix("weights.")) for name in call.inputs if name is not None)
-    is_integer = any(use is not None and (use.format or "").startswith("int") for use in weights)
+    matrix = program.matrix_of(call)
+    is_integer = matrix is not None and (matrix.format or "").startswith("int")
     return measured.int8_ops_per_s if is_integer else measured.float32_flops_per_s
 
 

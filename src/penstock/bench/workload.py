@@ -6,15 +6,21 @@ Used by the bench verbs. Prompts never repeat, so that the prefix cache gives no
 import random
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock.backends.cpu.executor import CpuExecutor
 from penstock.engine.build import Loaded
 from penstock.engine.llm import LLM
 from penstock.engine.prompts import Prompt
 from penstock.request import SamplingParams
 from penstock.step import Executor, StepInput, StepOutput
+
+PROFILED_STEPS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +107,28 @@ class Bench:
         self._timed.steps.clear()
         self.llm.generate(prompts, params, use_tqdm=False)
         return decode_of(self._timed.steps, batch)
+
+    def profile_decode(self, batch: int, context: int, num_tokens: int) -> NDArray[np.int64]:
+        """ns[S,O,2] of the steps in which every request got one token (backends/cpu/executor.py)."""
+        ns = self._profile(lambda: self.decode(batch, context, num_tokens))
+        is_whole = [step.num_rows == step.num_logit_rows == batch for step in self._timed.steps]
+        return np.compress(is_whole, ns, axis=0)
+
+    def profile_prefill(self, num_tokens: int) -> NDArray[np.int64]:
+        """ns[1,O,2]: all steps of one prompt, added up."""
+        ns = self._profile(lambda: self.prefill(num_tokens, 1))
+        total: NDArray[np.int64] = ns.sum(axis=0, keepdims=True)
+        return total
+
+    def _profile(self, run: Callable[[], object]) -> NDArray[np.int64]:
+        executor = self.loaded.executor
+        assert isinstance(executor, CpuExecutor), "only the native runtime has a profile"
+        executor.set_profiling(PROFILED_STEPS)
+        try:
+            run()
+            return executor.profile()[1]
+        finally:
+            executor.set_profiling(0)
 
     def num_prefill_steps(self, batch: int, context: int) -> int:
         """While the last prompts are read, the first requests draw tokens already: no step to be timed."""

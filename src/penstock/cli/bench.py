@@ -1,6 +1,7 @@
 """`penstock bench latency|throughput MODEL`: times beside this machine's floor, probed in the same minute.
 
 Ratios are what counts: a shared machine changes its speed from one minute to the next. The last line is JSON.
+`bench kernels` and `bench peers` are in files of their own.
 """
 
 import argparse
@@ -8,11 +9,16 @@ import json
 import statistics
 from typing import TYPE_CHECKING
 
+from penstock.cli import bench_kernels
 from penstock.cli.flags import add_engine_flags, engine_config
 from penstock.errors import ConfigError, ContextLengthError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from penstock.backends.cpu.probe import Measured
+    from penstock.bench.breakdown import Shape
     from penstock.bench.floor import Floor
     from penstock.bench.workload import Bench, Decode
 
@@ -21,7 +27,7 @@ Row = dict[str, object]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    kinds = parser.add_subparsers(dest="kind", metavar="latency|throughput", required=True)
+    kinds = parser.add_subparsers(dest="kind", metavar="latency|throughput|kernels", required=True)
     latency = kinds.add_parser("latency", help="one request: prefill by length, decode alone")
     latency.add_argument(
         "--prompt-tokens", type=counts, default=None, metavar="N,N", help="prompt lengths. Default: 128,512"
@@ -45,7 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         kind.add_argument(
             "--repeats", type=count, default=3, metavar="N", help="runs; the median is printed. Default: 3"
         )
+        kind.add_argument("--profile", action="store_true", help="show where a step's time goes, per op")
         add_engine_flags(kind)
+    bench_kernels.add_arguments(kinds.add_parser("kernels", help="each kernel beside the machine's limits"))
 
 
 def count(text: str) -> int:
@@ -63,6 +71,8 @@ def counts(text: str) -> list[int]:
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.kind == "kernels":
+        return bench_kernels.run(options)
     from penstock.backends.cpu.probe import measure
     from penstock.bench.workload import Bench
     from penstock.engine.build import load_model
@@ -146,6 +156,7 @@ def _batches(bench: "Bench", options: argparse.Namespace) -> list[int]:
 
 
 def _latency(bench: "Bench", measured: "Measured", options: argparse.Namespace) -> list[Row]:
+    from penstock.bench.breakdown import Shape
     from penstock.bench.floor import floor_of
 
     rows: list[Row] = []
@@ -169,6 +180,9 @@ def _latency(bench: "Bench", measured: "Measured", options: argparse.Namespace) 
                 "floor_bound": floor.bound, "floor_ratio": floor.seconds / seconds,
             }
         )  # fmt: skip
+        if options.profile:
+            ns = bench.profile_prefill(length)
+            _print_profile(bench, measured, Shape(length, 1, 1, length // 2), ns)
     return rows + _decode_rows(bench, measured, options, [1])
 
 
@@ -179,6 +193,7 @@ def _throughput(bench: "Bench", measured: "Measured", options: argparse.Namespac
 def _decode_rows(
     bench: "Bench", measured: "Measured", options: argparse.Namespace, batches: list[int]
 ) -> list[Row]:
+    from penstock.bench.breakdown import Shape
     from penstock.bench.floor import floor_of
 
     rows: list[Row] = []
@@ -206,7 +221,17 @@ def _decode_rows(
                 "floor_ratio": floor.seconds / middle.step_s, "bytes": floor.bytes,
             }
         )  # fmt: skip
+        if options.profile:
+            ns = bench.profile_decode(batch, options.context, options.output_tokens)
+            _print_profile(bench, measured, Shape(batch, batch, batch, middle.context), ns)
     return rows
+
+
+def _print_profile(bench: "Bench", measured: "Measured", shape: "Shape", ns: "NDArray[np.int64]") -> None:
+    from penstock.bench.breakdown import kernels_of, report
+
+    kernels = kernels_of(bench.loaded.program, shape, bench.loaded.plan.isa)
+    print("\n".join(f"    {line}" for line in report(kernels, ns, measured)))
 
 
 def _of_floor(floor: "Floor", seconds: float) -> str:

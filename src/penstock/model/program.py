@@ -74,6 +74,15 @@ class Program:
     def num_layers(self) -> int:
         return len(self.kv_layers)
 
+    def matrix_of(self, call: Call) -> WeightUse | None:
+        """The packed matrix that a call multiplies by, if it does."""
+        for name in call.inputs:
+            if name is not None and name.startswith("weights."):
+                use = self.weights[name.removeprefix("weights.")]
+                if use.kind == "linear":
+                    return use
+        return None
+
     def fingerprint(self) -> str:
         """A hash of everything here that decides bits: ops, attributes, formats, constants."""
         digest = hashlib.sha256()

@@ -1,8 +1,9 @@
 """The cpu executor: owns the KV pools, the thread pool and the recorded program; one native call per step."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from penstock import _native
 from penstock.backends.cpu.lower import Limits, Lowering, kv_pool_bytes
@@ -47,12 +48,12 @@ class CpuExecutor:
     def __init__(
         self, program: Program, weights: LoadedWeights, limits: Limits, *, isa: str, pool: "_native.Pool"
     ) -> None:
-        self._kv_pools = [reserve(size) for size in kv_pool_bytes(program, limits.num_blocks)]
-        self._lowering = Lowering(program, weights, self._kv_pools, limits, isa=isa, pool=pool)
+        self.kv_pools = [reserve(size) for size in kv_pool_bytes(program, limits.num_blocks)]
+        self._lowering = Lowering(program, weights, self.kv_pools, limits, isa=isa, pool=pool)
         self._native = self._lowering.native
         self._isa = isa
         self._pool = pool
-        self._ops = [call.op.name for call in program.calls] + ["sample"]
+        self._outputs = (*(call.output for call in program.calls), "sampled")
 
     def forward(self, step: StepInput) -> StepOutput:
         rows = step.sampling
@@ -81,11 +82,14 @@ class CpuExecutor:
     def describe(self) -> Mapping[str, str]:
         return {"backend": "cpu", "isa": self._isa, "threads": str(self._pool.workers), "ops": "all native"}
 
-    def profile(self, step: StepInput) -> list[tuple[str, int]]:
-        """(op, nanoseconds) of one step, in program order."""
-        self._native.set_profiling(True)
-        try:
-            self.forward(step)
-            return list(zip(self._ops, self._native.op_ns, strict=True))
-        finally:
-            self._native.set_profiling(False)
+    def set_profiling(self, num_steps: int) -> None:
+        """Keep the times of every op in the last `num_steps` steps from now on; 0: read no clock."""
+        self._native.set_profiling(num_steps)
+
+    def profile(self) -> tuple[Sequence[str], NDArray[np.int64]]:
+        """Outputs of the calls, in order, the sampler's last; `ns[S,O,2]` of the steps kept, oldest first.
+
+        [..., 0] is what the calling worker did itself, [..., 1] ends when every worker was done, so that the
+        latter add up to the step.
+        """
+        return self._outputs, self._native.profile()
