@@ -13,7 +13,6 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.backends.cpu.executor import CpuExecutor
 from penstock.engine.build import Loaded
 from penstock.engine.llm import LLM
 from penstock.engine.prompts import Prompt
@@ -121,6 +120,8 @@ class Bench:
         return total
 
     def _profile(self, run: Callable[[], object]) -> NDArray[np.int64]:
+        from penstock.backends.cpu.executor import CpuExecutor  # not there without a native build
+
         executor = self.loaded.executor
         assert isinstance(executor, CpuExecutor), "only the native runtime has a profile"
         executor.set_profiling(PROFILED_STEPS)
