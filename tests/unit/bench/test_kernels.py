@@ -8,6 +8,7 @@ from tests.unit.cli.conftest import here  # noqa: F401  # the command line in th
 from penstock.bench import kernels, stack
 from penstock.bench.kernels import ROWS, Steal, cases
 from penstock.bench.record import append, read
+from penstock.weights.format import FORMATS
 
 
 @pytest.fixture
@@ -40,7 +41,10 @@ def test_rows_tell_time_rate_and_share_of_both_limits(here, small, weight_format
 
     assert [row["rows"] for row in linears] == [2]
     for row in linears:
-        assert row["gbps"] == pytest.approx(row["of_read"] * row["read_gbps"], rel=0.9)
+        weight_bytes = 2 * 256 * 128 * FORMATS[weight_format].bytes_per_weight(128)
+        assert row["gbps"] * row["us"] * 1e3 == pytest.approx(weight_bytes)
+        assert row["gops"] * row["us"] * 1e3 == pytest.approx(2 * 2 * 2 * 256 * 128)
+        assert row["of_read"] > 0
         assert row["of_peak"] > 0
         assert {"date", "commit", "isa", "threads", "steal"} <= row.keys()
     assert {"layer linears", "sample", "attention", "norm_operand"} <= {row["kernel"] for row in rows}
