@@ -48,7 +48,7 @@ test-all: test check slow-sets
 # All ISAs and long mixes, the sanitizer build, and the oracle (torch, in an environment of its own).
 slow-sets: $(STAMP)
 	$(BIN)/pytest -m "slow and not oracle"
-	tools/sanitizers.sh
+	tools/build_variants.sh
 	tools/oracle.sh
 
 bench: $(STAMP)

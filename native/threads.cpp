@@ -61,7 +61,7 @@ Pool::Pool(int workers) : workers_(workers), scratch_(static_cast<std::size_t>(w
 }
 
 Pool::~Pool() {
-    stopping_ = true;
+    stopping_.store(true, std::memory_order_relaxed);  // published by the epoch
     epoch_.fetch_add(1, std::memory_order_release);
     epoch_.notify_all();
     for (auto& thread : threads_) thread.join();
@@ -111,7 +111,7 @@ void Pool::loop(int worker) noexcept {
             pause();
         epoch_.wait(seen, std::memory_order_acquire);
         seen = epoch_.load(std::memory_order_acquire);
-        if (stopping_) return;
+        if (stopping_.load(std::memory_order_relaxed)) return;
         // A worker that woke late for one run may find the next one open already: it joins that, and only
         // once.
         uint64_t joined = joined_.load(std::memory_order_acquire);

@@ -58,7 +58,7 @@ class Pool {
     std::vector<std::byte*> scratch_;
     Barrier barrier_;
     Job job_{};
-    bool stopping_ = false;
+    std::atomic<bool> stopping_{false};
     alignas(128) std::atomic<uint32_t> epoch_{0};
     // Run number << 32 | workers in the run; kClosed: nobody may join.
     alignas(128) std::atomic<uint64_t> joined_{kClosed};
