@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NATIVE := $(shell find native -name '*.cpp' -o -name '*.h') CMakeLists.txt
 MODEL ?= penstock-tiny
-.PHONY: dev demo serve test check test-all slow-sets bench docs clean
+.PHONY: dev demo serve test check test-all slow-sets bench docs wheel clean
 
 # The environment and the native build. Warnings are errors here; a user's install only warns.
 dev: $(STAMP)
@@ -45,16 +45,22 @@ check: $(STAMP)
 
 test-all: test check slow-sets
 
-# All ISAs and long mixes, the sanitizer build, and the oracle (torch, in an environment of its own).
+# All ISAs and long mixes, other builds (sanitizers, clang, aarch64), and the oracle (torch, in an environment of
+# its own).
 slow-sets: $(STAMP)
 	$(BIN)/pytest -m "slow and not oracle"
 	tools/build_variants.sh
+	tools/aarch64.sh
 	tools/oracle.sh
 
 bench: $(STAMP)
 	$(BIN)/penstock bench latency $(MODEL)
 	$(BIN)/penstock bench throughput $(MODEL)
 	$(BIN)/penstock bench kernels --out benchmarks/results/kernels.jsonl
+
+# The manylinux wheel in dist/, installed and asked where there is no compiler.
+wheel: $(STAMP)
+	tools/wheel.sh
 
 docs: $(STAMP)
 	$(BIN)/pytest tests/test_docs.py

@@ -1,4 +1,4 @@
-"""What the compiler may not emit: instructions that break bits, and wide registers where no CPU check was made.
+"""What the compiler may not emit: instructions that break bits, and wide registers before a CPU check.
 
 Reads the object files of every build folder at hand; a machine that only has the wheel checks the forbidden
 instructions in the extension itself.
