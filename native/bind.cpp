@@ -16,9 +16,17 @@ void check(bool holds, const char* what) {
 
 Format format_of(const std::string& name) {
     static constexpr std::pair<const char*, Format> kNames[] = {
-        {"float32", Format::kFloat32},   {"float16", Format::kFloat16},  {"bfloat16", Format::kBFloat16},
-        {"int8", Format::kInt8},         {"int4_g32", Format::kInt4G32}, {"int4_g64", Format::kInt4G64},
-        {"int4_g128", Format::kInt4G128}};
+        {"float32", Format::kFloat32},           {"float16", Format::kFloat16},
+        {"bfloat16", Format::kBFloat16},         {"int8", Format::kInt8},
+        {"int4_g32", Format::kInt4G32},          {"int4_g64", Format::kInt4G64},
+        {"int4_g128", Format::kInt4G128},        {"int4_g32_zero", Format::kInt4G32Zero},
+        {"int4_g64_zero", Format::kInt4G64Zero}, {"int4_g128_zero", Format::kInt4G128Zero},
+        {"int4_g32_min", Format::kInt4G32Min},   {"int4_super", Format::kInt4Super},
+        {"int8_g32", Format::kInt8G32},          {"int8_g64", Format::kInt8G64},
+        {"int8_g128", Format::kInt8G128},        {"int8_g32_zero", Format::kInt8G32Zero},
+        {"int8_g64_zero", Format::kInt8G64Zero}, {"int8_g128_zero", Format::kInt8G128Zero},
+        {"int8_g32_min", Format::kInt8G32Min},   {"int8_super", Format::kInt8Super},
+        {"int8_super16", Format::kInt8Super16}};
     for (const auto& [known, format] : kNames)
         if (name == known) return format;
     throw nb::value_error(("no weight format " + name).c_str());
@@ -77,6 +85,7 @@ bool pack(Pool& pool, const nb::ndarray<nb::ro, nb::device::cpu>& w, const std::
           const std::string& format, Array<uint8_t> out) {
     const SourceMatrix source = source_of(w, dtype);
     const Format f = format_of(format);
+    check(!has_codes(f) || is_quantizer(f), "nothing quantizes to this format");
     const int64_t panels = (source.n + kPanel - 1) / kPanel;
     check(static_cast<int64_t>(out.size()) == panels * panel_bytes(f, source.k),
           "out is not panels * panel_bytes");

@@ -87,8 +87,19 @@ class BoundProgram {
         check(table.ndim() == 2 && static_cast<int64_t>(table.shape(0)) >= sizes_.vocab,
               "embedding table too small");
         op.output = out;
-        op.embed = {table.data(), format_of(dtype), static_cast<int64_t>(table.shape(1)), nullptr};
+        op.embed = {table.data(), format_of(dtype), static_cast<int64_t>(table.shape(1)), nullptr, {}};
+        check(!has_codes(op.embed.format), "codes come packed");
         check(program_.value(out).width == op.embed.width, "embedding width");
+        program_.add_op(op);
+    }
+
+    void embed_codes(const Array<const uint8_t>& packed, const std::string& format, int64_t n, int64_t k,
+                     int out) {
+        OpRecord op{OpKind::kEmbed};
+        op.output = out;
+        op.embed = {nullptr, format_of(format), k, nullptr, weight_of(format, packed, n, k)};
+        check(has_codes(op.embed.format) && n >= sizes_.vocab, "embedding codes too few");
+        check(program_.value(out).width == k, "embedding width");
         program_.add_op(op);
     }
 
@@ -123,7 +134,7 @@ class BoundProgram {
         op.addend = addend;
         op.bias = floats_or_null(bias, n, "bias size");
         const Value& a = program_.value(in);
-        check(a.is_operand && a.kind == operand_of(op.weight.format) && a.width == k,
+        check(a.is_operand && accepts(op.weight.format, a.kind) && a.width == k,
               "operand does not fit the weight");
         check(program_.value(out).width == n, "linear output width");
         check(addend < 0 || program_.value(addend).width == n, "addend width");
@@ -359,6 +370,7 @@ void bind_program(nb::module_& m) {
         .def("floats", &BoundProgram::floats)
         .def("operand", &BoundProgram::operand)
         .def("embed", &BoundProgram::embed)
+        .def("embed_codes", &BoundProgram::embed_codes)
         .def("norm", &BoundProgram::norm)
         .def("to_operand", &BoundProgram::to_operand)
         .def("linear", &BoundProgram::linear, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),

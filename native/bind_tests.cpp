@@ -47,6 +47,7 @@ NumpyArray<uint8_t> pack_one(const std::string& format,
                              const std::string& dtype) {
     const Format f = format_of(format);
     check(w.ndim() == 2, "w is [n, k]");
+    check(!has_codes(f) || is_quantizer(f), "nothing quantizes to this format");
     const auto n = static_cast<int64_t>(w.shape(0)), k = static_cast<int64_t>(w.shape(1));
     const int64_t panels = (n + kPanel - 1) / kPanel;
     auto out = make_array<uint8_t>({static_cast<std::size_t>(panels * panel_bytes(f, k))});
@@ -57,6 +58,8 @@ NumpyArray<uint8_t> pack_one(const std::string& format,
 }
 
 NumpyArray<float> unpack_one(const std::string& format, Array<const uint8_t> packed, int64_t n, int64_t k) {
+    const Format f = format_of(format);
+    check(!has_codes(f) || is_quantizer(f), "only formats that can be packed here");
     auto out = make_array<float>({static_cast<std::size_t>(n), static_cast<std::size_t>(k)});
     unpack_panels(weight_of(format, packed, n, k), out.data());
     return out;
@@ -68,38 +71,26 @@ OperandKernel* operand_kernel(const KernelTable& t, OperandKind kind) {
                                             : t.operand_int8;
 }
 
-LinearKernel* linear_kernel(const KernelTable& t, Format f) {
-    switch (f) {
-        case Format::kFloat32:
-            return t.linear_float32;
-        case Format::kFloat16:
-            return t.linear_float16;
-        case Format::kBFloat16:
-            return t.linear_bfloat16;
-        case Format::kInt8:
-            return t.linear_int8;
-        default:
-            return t.linear_int4;
-    }
-}
-
 NumpyArray<float> test_linear(const std::string& isa, const std::string& format, Array<const uint8_t> packed,
                               int64_t n, int64_t k, F32 x, const std::optional<F32>& bias,
-                              const std::optional<F32>& addend) {
+                              const std::optional<F32>& addend, const std::optional<std::string>& kind) {
     const KernelTable& t = candidate_of(isa).table();
     const PackedWeight w = weight_of(format, packed, n, k);
+    const OperandKind operand = kind ? kind_of(*kind) : operand_of(w.format);
+    check(accepts(w.format, operand), "the format does not take this operand");
     check(x.ndim() == 2 && static_cast<int64_t>(x.shape(1)) == k, "x is [T, K]");
     const auto rows = static_cast<int64_t>(x.shape(0));
     check(!bias || static_cast<int64_t>(bias->size()) == n, "bias is [N]");
     check(!addend || static_cast<int64_t>(addend->size()) == rows * n, "addend is [T, N]");
-    OperandMemory memory(operand_of(w.format), rows, k);
+    OperandMemory memory(operand, rows, k);
     auto out = make_array<float>({static_cast<std::size_t>(rows), static_cast<std::size_t>(n)});
     const LinearOut y{out.data(), n, bias ? bias->data() : nullptr, addend ? addend->data() : nullptr, n};
     run_here([&](std::byte* scratch) noexcept {
         operand_kernel(t, memory.operand.kind)(x.data(), k, k, memory.operand, 0, rows);
         const int64_t half = w.num_panels / 2;  // two calls, as two workers would make them
-        linear_kernel(t, w.format)(w, memory.operand, rows, y, half, w.num_panels, scratch);
-        if (half > 0) linear_kernel(t, w.format)(w, memory.operand, rows, y, 0, half, scratch);
+        LinearKernel* const linear = linear_kernel(t, w.format, operand);
+        linear(w, memory.operand, rows, y, half, w.num_panels, scratch);
+        if (half > 0) linear(w, memory.operand, rows, y, 0, half, scratch);
     });
     return out;
 }
@@ -308,7 +299,7 @@ void bind_tests(nb::module_& m) {
     m.def("pack", &pack_one);
     m.def("unpack", &unpack_one);
     m.def("test_linear", &test_linear, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
-          nb::arg().none(), nb::arg().none());
+          nb::arg().none(), nb::arg().none(), nb::arg().none() = nb::none());
     m.def("test_norm", &test_norm);
     m.def("test_gated", &test_gated);
     m.def("test_attention", &test_attention, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),

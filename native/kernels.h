@@ -17,16 +17,129 @@ constexpr int64_t kScratchBytes = int64_t{4} << 20;  // per worker, 64-byte alig
 
 constexpr int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 
-enum class Format : uint8_t { kFloat32, kFloat16, kBFloat16, kInt8, kInt4G32, kInt4G64, kInt4G128 };
+enum class Format : uint8_t {
+    kFloat32,
+    kFloat16,
+    kBFloat16,
+    kInt8,
+    kInt4G32,
+    kInt4G64,
+    kInt4G128,
+    kInt4G32Zero,
+    kInt4G64Zero,
+    kInt4G128Zero,
+    kInt4G32Min,
+    kInt4Super,
+    kInt8G32,
+    kInt8G64,
+    kInt8G128,
+    kInt8G32Zero,
+    kInt8G64Zero,
+    kInt8G128Zero,
+    kInt8G32Min,
+    kInt8Super,
+    kInt8Super16,
+};
 enum class OperandKind : uint8_t { kFloat32, kBFloat16, kInt8 };  // one per arithmetic contract
 
+// What follows the integer codes of a superblock of 128 K, for every column: each line of 64 bytes is 32
+// fp16.
+enum class Trailer : uint8_t {
+    kNone,     // no integer codes
+    kChannel,  // fp32 scale per column, once, at the panel's end
+    kScale,    // fp16 scale [groups][32]
+    kZero,     // the same, then zero point s8 [groups][32], padded to 64 bytes
+    kMin,      // fp16 scale [groups][32], fp16 minimum [groups][32]
+    kSuper,  // fp16 d [32], fp16 dmin [32], u8 scale [groups][32], u8 minimum [groups][32], each padded to 64
+    kSuperScale  // fp16 d [32], s8 scale [groups][32]
+};
+
+// W = scale * code + offset, per column and group of K. Four bits are stored as code + bias.
+struct Coding {
+    int32_t bits;   // 4 or 8; 0: floats
+    int32_t group;  // K that share a scale; 0: all
+    Trailer trailer;
+    int32_t bias;
+};
+
+constexpr Coding coding_of(Format f) {
+    switch (f) {
+        case Format::kInt8:
+            return {8, 0, Trailer::kChannel, 0};
+        case Format::kInt4G32:
+            return {4, 32, Trailer::kScale, 8};
+        case Format::kInt4G64:
+            return {4, 64, Trailer::kScale, 8};
+        case Format::kInt4G128:
+            return {4, 128, Trailer::kScale, 8};
+        case Format::kInt4G32Zero:
+            return {4, 32, Trailer::kZero, 8};
+        case Format::kInt4G64Zero:
+            return {4, 64, Trailer::kZero, 8};
+        case Format::kInt4G128Zero:
+            return {4, 128, Trailer::kZero, 8};
+        case Format::kInt4G32Min:
+            return {4, 32, Trailer::kMin, 0};
+        case Format::kInt4Super:
+            return {4, 32, Trailer::kSuper, 0};
+        case Format::kInt8G32:
+            return {8, 32, Trailer::kScale, 0};
+        case Format::kInt8G64:
+            return {8, 64, Trailer::kScale, 0};
+        case Format::kInt8G128:
+            return {8, 128, Trailer::kScale, 0};
+        case Format::kInt8G32Zero:
+            return {8, 32, Trailer::kZero, 0};
+        case Format::kInt8G64Zero:
+            return {8, 64, Trailer::kZero, 0};
+        case Format::kInt8G128Zero:
+            return {8, 128, Trailer::kZero, 0};
+        case Format::kInt8G32Min:
+            return {8, 32, Trailer::kMin, 0};
+        case Format::kInt8Super:
+            return {8, 32, Trailer::kSuper, 0};
+        case Format::kInt8Super16:
+            return {8, 16, Trailer::kSuperScale, 0};
+        default:
+            return {0, 0, Trailer::kNone, 0};
+    }
+}
+constexpr bool has_codes(Format f) { return coding_of(f).bits != 0; }
+constexpr int64_t group_of(Format f) { return coding_of(f).group; }
+
+// The operand of a float format; of codes the one `--weights int8|int4` asks for. Codes also take bf16.
 constexpr OperandKind operand_of(Format f) {
     return f <= Format::kFloat16    ? OperandKind::kFloat32
            : f == Format::kBFloat16 ? OperandKind::kBFloat16
                                     : OperandKind::kInt8;
 }
-constexpr int64_t group_of(Format f) {
-    return f == Format::kInt4G32 ? 32 : f == Format::kInt4G64 ? 64 : f == Format::kInt4G128 ? 128 : 0;
+// Formats with an INT kernel: those that quantizing makes.
+constexpr bool is_quantizer(Format f) { return f >= Format::kInt8 && f <= Format::kInt4G128; }
+constexpr bool accepts(Format f, OperandKind kind) {
+    if (!has_codes(f)) return kind == operand_of(f);
+    return kind == OperandKind::kBFloat16 || (kind == OperandKind::kInt8 && is_quantizer(f));
+}
+
+// Bytes of the trailer of a superblock of `length` K (128, or 64 at the end). A group cut short is a group.
+constexpr int64_t trailer_bytes(const Coding& c, int64_t length) {
+    const int64_t groups = c.group == 0 ? 0 : c.group < length ? length / c.group : 1;
+    switch (c.trailer) {
+        case Trailer::kScale:
+            return groups * 64;
+        case Trailer::kZero:
+            return groups * 64 + round_up(groups * 32, 64);
+        case Trailer::kMin:
+            return groups * 128;
+        case Trailer::kSuper:
+            return 128 + 2 * round_up(groups * 32, 64);
+        case Trailer::kSuperScale:
+            return 64 + round_up(groups * 32, 64);
+        default:
+            return 0;
+    }
+}
+constexpr int64_t superblock_bytes(const Coding& c, int64_t length) {
+    return length * 4 * c.bits + trailer_bytes(c, length);
 }
 
 // A matrix W[N,K] packed in panels of 32 columns, K-major inside; layouts: weights/formats/*.py. K is padded
@@ -37,11 +150,11 @@ constexpr int64_t group_of(Format f) {
 //   int8       P8   addr = kb*2048 + t*1024 + r*64 + c*4 + i  (kb = K/64) = W[32p+16t+c][64kb+4r+i], r =
 //   0..15
 //                   then 32 fp32 scales at the panel's end
-//   int4_gG    P4   superblocks of 128 K (the last may hold 64): codes addr = kb*1024 + t*512 + r*64 + c*4 +
-//   i, r = 0..7,
-//                   low nibble = code(W[32p+16t+c][64kb+4r+i]), high nibble = code(W[..][64kb+32+4r+i]), code
-//                   = q+8; then scales fp16: [ceil(K_of_superblock/G)][32]  (a superblock of 64 with G = 128
-//                   has one)
+//   integer codes: superblocks of 128 K (the last may hold 64): codes, then the trailer of the format's
+//   Coding 4 bits   P4  codes addr = kb*1024 + t*512 + r*64 + c*4 + i, r = 0..7: low nibble =
+//   code(W[32p+16t+c]
+//                [64kb+4r+i]), high nibble = code(W[..][64kb+32+4r+i])
+//   8 bits       codes as int8 above, kb = 0, 1 within the superblock
 struct PackedWeight {
     Format format;
     int64_t n, k;        // as the model knows them
@@ -62,8 +175,8 @@ constexpr int64_t panel_bytes(Format f, int64_t k) {
         case Format::kInt8:
             return kp * 32 + 128;
         default: {
-            const int64_t g = group_of(f), whole = kp / 128, rest = kp % 128;
-            return whole * (2048 + 128 / g * 64) + (rest ? 1024 + (g >= 64 ? 1 : 64 / g) * 64 : 0);
+            const Coding c = coding_of(f);
+            return kp / 128 * superblock_bytes(c, 128) + (kp % 128 ? superblock_bytes(c, 64) : 0);
         }
     }
 }
@@ -188,12 +301,14 @@ struct AttentionArgs {
 using AttentionKernel = void(const AttentionArgs&, const Batch&, int64_t request, int64_t kv_head,
                              int64_t row_begin, int64_t row_end, std::byte* scratch) noexcept;
 
-// Rows of an embedding table in its own row-major dtype, widened to fp32.
+// Rows of an embedding table: in its own row-major dtype, widened to fp32; or columns of a matrix packed as
+// codes, each fma(code, scale, offset).
 struct EmbedArgs {
     const void* table;
-    Format format;  // kFloat32, kFloat16 or kBFloat16
+    Format format;  // kFloat32, kFloat16 or kBFloat16; codes: `codes` instead of a table
     int64_t width;
     float* y;  // [T, width]
+    PackedWeight codes;
 };
 using EmbedKernel = void(const EmbedArgs&, const Batch&, int64_t row_begin, int64_t row_end) noexcept;
 
@@ -227,6 +342,7 @@ constexpr int64_t sample_scratch_bytes(int64_t vocab) {
 struct KernelTable {
     const char* isa;
     LinearKernel *linear_float32, *linear_float16, *linear_bfloat16, *linear_int8, *linear_int4;
+    LinearKernel *linear_codes4, *linear_codes8;  // bf16 operand, 4 and 8 bits
     OperandKernel *operand_float32, *operand_bfloat16, *operand_int8;
     NormKernel* norm;
     GatedKernel* gated;
@@ -235,6 +351,24 @@ struct KernelTable {
     AttentionKernel *attention_bfloat16, *attention_float32;
     SampleKernel* sample;
 };
+
+// The kernel of a weight under the contract of an operand; `accepts` has said that there is one.
+constexpr LinearKernel* linear_kernel(const KernelTable& t, Format f, OperandKind kind) {
+    if (has_codes(f) && kind == OperandKind::kBFloat16)
+        return coding_of(f).bits == 4 ? t.linear_codes4 : t.linear_codes8;
+    switch (f) {
+        case Format::kFloat32:
+            return t.linear_float32;
+        case Format::kFloat16:
+            return t.linear_float16;
+        case Format::kBFloat16:
+            return t.linear_bfloat16;
+        case Format::kInt8:
+            return t.linear_int8;
+        default:
+            return t.linear_int4;
+    }
+}
 
 // Breaks row-independence on purpose (tests only): 0 none, 1 linear sums depend on M, 2 KV splits depend on
 // the context.

@@ -157,24 +157,7 @@ void Program::run_op(const OpRecord& op, Units& units, int worker) noexcept {
                                 op.addend < 0 ? nullptr : floats(op.addend),
                                 op.addend < 0 ? 0 : value(op.addend).width};
             const Operand a = operand(op.input);
-            LinearKernel* kernel = nullptr;
-            switch (op.weight.format) {
-                case Format::kFloat32:
-                    kernel = kernels_.linear_float32;
-                    break;
-                case Format::kFloat16:
-                    kernel = kernels_.linear_float16;
-                    break;
-                case Format::kBFloat16:
-                    kernel = kernels_.linear_bfloat16;
-                    break;
-                case Format::kInt8:
-                    kernel = kernels_.linear_int8;
-                    break;
-                default:
-                    kernel = kernels_.linear_int4;
-                    break;
-            }
+            LinearKernel* const kernel = linear_kernel(kernels_, op.weight.format, a.kind);
             int64_t grain = kLinearUnitBytes / op.weight.panel_bytes;
             grain = grain < 4 ? 4 : grain;  // four panels: four streams
             const int64_t share = op.weight.num_panels / pool_->workers();

@@ -11,7 +11,7 @@ const KernelTable& table() noexcept;
 
 namespace PENSTOCK_ISA {
 
-LinearKernel linear_bfloat16, linear_int8, linear_int4;
+LinearKernel linear_bfloat16, linear_int8, linear_int4, linear_codes4, linear_codes8;
 AttentionKernel attention_bfloat16;
 
 const KernelTable& table() noexcept {
@@ -21,6 +21,8 @@ const KernelTable& table() noexcept {
         t.linear_bfloat16 = linear_bfloat16;
         t.linear_int8 = linear_int8;
         t.linear_int4 = linear_int4;
+        t.linear_codes4 = linear_codes4;
+        t.linear_codes8 = linear_codes8;
         t.attention_bfloat16 = attention_bfloat16;
         return t;
     }();

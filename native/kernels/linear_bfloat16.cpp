@@ -14,7 +14,7 @@ namespace penstock::PENSTOCK_ISA {
 namespace {
 
 struct BFloat16Kernel {
-    static constexpr int64_t kBytesPerK = 64;
+    static constexpr int64_t kBytesPerK = 64, kAlign = 32;
     static constexpr int64_t kChunk = kChunkBytes / kBytesPerK;
 #if defined(__AVX512F__)
     static constexpr int kMaxRows = 12;  // 24 sums, 2 weights, a mask
@@ -24,20 +24,14 @@ struct BFloat16Kernel {
     static constexpr int kMaxRows = 4;
 #endif
 
-    // Rows [row, row + count) of k [k, k + num_k) as [num_k / kChunk][count][kChunk] fp32.
-    static void copy_rows(const Operand& a, int64_t row, int64_t count, int64_t k, int64_t num_k,
-                          float* out) {
-        const uint16_t* const data = static_cast<const uint16_t*>(a.data);
-        for (int64_t r = 0; r < count; ++r) {
-            const int64_t tile = (row + r) / kTileRows * (a.k_padded / 32), line = (row + r) % kTileRows;
-            for (int64_t i = 0; i < num_k; i += 32) {
-                const uint16_t* from = data + ((tile + (k + i) / 32) * kTileRows + line) * 32;
-                float* to = out + (i / kChunk * kChunk * count + r * kChunk + i % kChunk);
-                store(to, widen_bf16(from));
-                store(to + kLanes, widen_bf16(from + kLanes));
-            }
-        }
+    explicit BFloat16Kernel(const PackedWeight&) {}
+    static int64_t bytes(int64_t k) { return k * kBytesPerK; }
+    static bool is_busy(int64_t num_rows) { return num_rows > 2; }
+    static void copy_rows(const Operand& a, int64_t row, int64_t count, int64_t k, int64_t num_k, float* out,
+                          float*) {
+        copy_bfloat16_rows<kChunk>(a, row, count, k, num_k, out);
     }
+    static void finish(const std::byte*, float*, int64_t) {}
 
     template <int R, int kLocality>
     static void block(const BlockArgs& args) noexcept {

@@ -1,8 +1,9 @@
 // The loops that the float linears share: which panel, which rows, which part of K, in what order.
 //
-// A format brings Kernel: kChunk (k of a chunk), kMaxRows (rows of a register block), kBytesPerK (of a
-// panel), copy_rows (operand -> fp32 rows in scratch) and block<R, locality of its prefetches> (R rows x 32
-// columns over a few k, sums kept in `sums`). Sums are stored and reloaded as fp32 between chunks, which
+// A format brings Kernel, made of the weight: kChunk (k of a chunk), kAlign (k at which K may be cut),
+// kMaxRows (rows of a register block), bytes(k) (of a panel up to k), copy_rows (operand -> fp32 rows in
+// scratch), block<R, locality of its prefetches> (R rows x 32 columns over a few k, sums kept in `sums`) and
+// finish (what is left to do with a panel's sums). Sums are stored and reloaded as fp32 between chunks, which
 // changes no bit; so every choice below is about speed:
 //
 //     for 16 panels, for <= 96 rows, for <= 1024 k (more when rows are few):     rows as fp32 in scratch, L2
@@ -85,7 +86,8 @@ constexpr int64_t kAheadBytes = 8192;             // prefetch distance of a lone
 constexpr int64_t kPanelGroup = 16;               // panels whose sums wait in scratch
 constexpr int64_t kRowGroup = 96;                 // rows expanded at a time
 constexpr int64_t kRowFloats = kRowGroup * 1024;  // their fp32 values, 384 KB
-static_assert((2 * kPanelGroup * kRowGroup * kPanel + kRowFloats) * 4 <= kScratchBytes);
+constexpr int64_t kRowSums = kRowFloats / 32;     // and the sums of each 32 of them
+static_assert((2 * kPanelGroup * kRowGroup * kPanel + kRowFloats + kRowSums) * 4 <= kScratchBytes);
 
 // Where a block reads and adds; `ahead` walks over weights needed soon, `ahead_step` bytes per 64 read.
 struct BlockArgs {
@@ -95,7 +97,26 @@ struct BlockArgs {
     int64_t num_k;      // a multiple of 32
     const std::byte* ahead;
     int64_t ahead_step;
+    const Coding& coding;
+    const float* row_sums;  // of each 32 k, where the coding has offsets: [num_k / 32][row_sums_stride]
+    int64_t row_sums_stride;
 };
+
+// Rows [row, row + count) of k [k, k + num_k) of a bf16 operand as [num_k / kChunk][count][kChunk] fp32.
+template <int64_t kChunk>
+PENSTOCK_INLINE void copy_bfloat16_rows(const Operand& a, int64_t row, int64_t count, int64_t k,
+                                        int64_t num_k, float* out) {
+    const uint16_t* const data = static_cast<const uint16_t*>(a.data);
+    for (int64_t r = 0; r < count; ++r) {
+        const int64_t tile = (row + r) / kTileRows * (a.k_padded / 32), line = (row + r) % kTileRows;
+        for (int64_t i = 0; i < num_k; i += 32) {
+            const uint16_t* from = data + ((tile + (k + i) / 32) * kTileRows + line) * 32;
+            float* to = out + (i / kChunk * kChunk * count + r * kChunk + i % kChunk);
+            store(to, widen_bf16(from));
+            store(to + kLanes, widen_bf16(from + kLanes));
+        }
+    }
+}
 
 template <class Kernel>
 struct LinearFloat {
@@ -113,24 +134,26 @@ struct LinearFloat {
     }
 
     // Chunk by chunk: a chunk of weights meets all blocks of rows while it is in L1.
-    static void panel(const std::byte* weights, const float* rows, int64_t num_rows, int64_t num_k,
-                      float* sums) {
+    static void panel(const Kernel& kernel, const Coding& coding, const std::byte* weights, const float* rows,
+                      const float* row_sums, int64_t num_rows, int64_t num_k, float* sums) {
         const int64_t blocks = (num_rows + Kernel::kMaxRows - 1) / Kernel::kMaxRows;
         const int64_t base = num_rows / blocks, larger = num_rows % blocks;
         Block* const small =
             blocks == 1 ? block_of<Kernel::kMaxRows, true>(base) : block_of<Kernel::kMaxRows, false>(base);
         Block* const large = block_of<Kernel::kMaxRows, false>(base + 1);
         // Half a line at a time also hides the order of addresses from the hardware.
-        const bool is_ahead = num_rows * 128 > 4 * Kernel::kBytesPerK || (kWidth < 16 && num_rows > 2);
+        const bool is_ahead = kernel.is_busy(num_rows) || (kWidth < 16 && num_rows > 2);
         for (int64_t k = 0; k < num_k; k += kChunk) {
-            const int64_t here = num_k - k < kChunk ? num_k - k : kChunk, bytes = here * Kernel::kBytesPerK;
+            const int64_t here = num_k - k < kChunk ? num_k - k : kChunk;
+            const int64_t bytes = kernel.bytes(k + here) - kernel.bytes(k);
             int64_t row = 0;
             for (int64_t b = 0; b < blocks; ++b) {
                 const int64_t count = base + (b < larger ? 1 : 0);
-                const std::byte* at = weights + k * Kernel::kBytesPerK;
+                const std::byte* at = weights + kernel.bytes(k);
                 const std::byte* soon = blocks == 1 ? at + kAheadBytes : at + bytes + bytes / blocks * b;
                 (b < larger ? large : small)({at, rows + (k * num_rows + row * kChunk), sums + row * kPanel,
-                                              here, is_ahead ? soon : at, is_ahead ? 64 / blocks : 0});
+                                              here, is_ahead ? soon : at, is_ahead ? 64 / blocks : 0, coding,
+                                              row_sums + k / 32 * num_rows + row, num_rows});
                 row += count;
             }
         }
@@ -141,7 +164,11 @@ struct LinearFloat {
         float* const sums = reinterpret_cast<float*>(scratch);
         float* const expanded = sums + kPanelGroup * kRowGroup * kPanel;
         float* const first = expanded + kRowFloats;  // half of K, when tests break the invariance
-        const int64_t half = g_break_invariance == 1 && rows > 1 ? w.k_padded / 2 : 0;
+        float* const row_sums = first + kPanelGroup * kRowGroup * kPanel;
+        const Kernel kernel(w);
+        const Coding coding = coding_of(w.format);
+        const int64_t half =
+            g_break_invariance == 1 && rows > 1 ? w.k_padded / 2 / Kernel::kAlign * Kernel::kAlign : 0;
         const int64_t groups = (rows + kRowGroup - 1) / kRowGroup;
         const int64_t group_rows =
             groups <= 1 ? rows : round_up((rows + groups - 1) / groups, Kernel::kMaxRows);
@@ -155,10 +182,10 @@ struct LinearFloat {
                 for (int64_t k = 0, here; k < w.k_padded; k += here) {
                     const int64_t end = k < half ? half : w.k_padded;
                     here = end - k < step ? end - k : step;
-                    Kernel::copy_rows(a, row, count, k, here, expanded);
+                    kernel.copy_rows(a, row, count, k, here, expanded, row_sums);
                     for (int64_t i = 0; i < panels; ++i)
-                        panel(w.data + (p + i) * w.panel_bytes + k * Kernel::kBytesPerK, expanded, count,
-                              here, sums + i * count * kPanel);
+                        panel(kernel, coding, w.data + (p + i) * w.panel_bytes + kernel.bytes(k), expanded,
+                              row_sums, count, here, sums + i * count * kPanel);
                     if (k + here == half) {
                         std::memcpy(first, sums, static_cast<std::size_t>(floats) * 4);
                         std::memset(sums, 0, static_cast<std::size_t>(floats) * 4);
@@ -167,8 +194,10 @@ struct LinearFloat {
                 if (half > 0)
                     for (int64_t i = 0; i < floats; i += kLanes)
                         store(sums + i, load(first + i) + load(sums + i));
-                for (int64_t i = 0; i < panels; ++i)
+                for (int64_t i = 0; i < panels; ++i) {
+                    kernel.finish(w.data + (p + i) * w.panel_bytes, sums + i * count * kPanel, count);
                     write_rows(sums + i * count * kPanel, count, w.n, (p + i) * kPanel, out, row);
+                }
             }
         }
     }

@@ -23,7 +23,7 @@ struct WeightFloat16 {
 
 template <class Weight>
 struct Float32Kernel {
-    static constexpr int64_t kBytesPerK = kPanel * Weight::kBytes;
+    static constexpr int64_t kBytesPerK = kPanel * Weight::kBytes, kAlign = 32;
     static constexpr int64_t kChunk = kChunkBytes / kBytesPerK;
 #if defined(__AVX512F__)
     static constexpr int kMaxRows = 12;  // 24 sums, 2 weights
@@ -33,10 +33,15 @@ struct Float32Kernel {
     static constexpr int kMaxRows = 4;
 #endif
 
+    explicit Float32Kernel(const PackedWeight&) {}
+    static int64_t bytes(int64_t k) { return k * kBytesPerK; }
+    static bool is_busy(int64_t num_rows) { return num_rows * 128 > 4 * kBytesPerK; }
+    static void finish(const std::byte*, float*, int64_t) {}
+
     // Rows [row, row + count) of k [k, k + num_k) as [num_k / kChunk][count][kChunk]: no stride of a power of
     // two.
-    static void copy_rows(const Operand& a, int64_t row, int64_t count, int64_t k, int64_t num_k,
-                          float* out) {
+    static void copy_rows(const Operand& a, int64_t row, int64_t count, int64_t k, int64_t num_k, float* out,
+                          float*) {
         for (int64_t r = 0; r < count; ++r) {
             const float* from = static_cast<const float*>(a.data) + (row + r) * a.k_padded + k;
             for (int64_t i = 0; i < num_k; i += kLanes)

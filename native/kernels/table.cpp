@@ -5,7 +5,8 @@
 
 namespace penstock::PENSTOCK_ISA {
 
-LinearKernel linear_float32, linear_float16, linear_bfloat16, linear_int8, linear_int4;
+LinearKernel linear_float32, linear_float16, linear_bfloat16, linear_int8, linear_int4, linear_codes4,
+    linear_codes8;
 OperandKernel operand_float32, operand_bfloat16, operand_int8;
 NormKernel norm;
 GatedKernel gated;
@@ -26,6 +27,8 @@ const KernelTable& table() noexcept {
                                         linear_bfloat16,
                                         linear_int8,
                                         linear_int4,
+                                        linear_codes4,
+                                        linear_codes8,
                                         operand_float32,
                                         operand_bfloat16,
                                         operand_int8,

@@ -23,9 +23,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.weights.format import FORMATS, K_MULTIPLE, PANEL_COLUMNS, padded, round_up
+from penstock.weights.coding import SUPERBLOCK_K, CodedRows, Coding
+from penstock.weights.format import FORMATS, PANEL_COLUMNS, padded
 
-SUPERBLOCK_K = 128
 LARGEST_HALF = np.float32(65504)
 
 
@@ -38,43 +38,24 @@ class Int4:
     def name(self) -> str:
         return f"int4_g{self.group}"
 
+    @property
+    def coding(self) -> Coding:
+        return Coding(4, self.group, "scale", bias=8)
+
     def bytes_per_weight(self, k: int) -> float:
-        return self._panel_bytes(k) / (PANEL_COLUMNS * k)
+        return self.coding.panel_bytes(k) / (PANEL_COLUMNS * k)
 
     def pack(self, w: NDArray[np.float32]) -> NDArray[np.uint8]:
         w = padded(w)
-        n, k = w.shape
-        parts = []
-        for begin in range(0, k, SUPERBLOCK_K):
-            length = min(SUPERBLOCK_K, k - begin)
-            codes, scales = self._quantize(w[:, begin : begin + length])
-            #                    p  t   c   kb            half r  i  ->  half p  kb t  r  c  i
-            halves = codes.reshape(-1, 2, 16, length // 64, 2, 8, 4).transpose(4, 0, 3, 1, 5, 2, 6)
-            parts.append((halves[0] | halves[1] << 4).reshape(n // PANEL_COLUMNS, -1))
-            by_group = scales.reshape(n // PANEL_COLUMNS, PANEL_COLUMNS, -1).transpose(0, 2, 1)
-            parts.append(np.ascontiguousarray(by_group).reshape(n // PANEL_COLUMNS, -1).view(np.uint8))
-        return np.concatenate(parts, axis=1).reshape(-1)
+        found = [
+            self._quantize(w[:, begin : begin + SUPERBLOCK_K]) for begin in range(0, w.shape[1], SUPERBLOCK_K)
+        ]
+        codes = np.concatenate([codes for codes, _ in found], axis=1).astype(np.int8) - np.int8(8)
+        scales = np.concatenate([scales for _, scales in found], axis=1)
+        return self.coding.pack(CodedRows(self.coding, codes, {"scale": scales}))
 
     def unpack(self, packed: NDArray[np.uint8], n: int, k: int) -> NDArray[np.float32]:
-        k_padded = round_up(k, K_MULTIPLE)
-        panels = packed.reshape(-1, self._panel_bytes(k))
-        columns = len(panels) * PANEL_COLUMNS
-        w = np.empty((columns, k_padded), np.float32)
-        offset = 0
-        for begin in range(0, k_padded, SUPERBLOCK_K):
-            length = min(SUPERBLOCK_K, k_padded - begin)
-            group = min(self.group, length)
-            codes_end = offset + 16 * length
-            scales_end = codes_end + 64 * (length // group)
-            byte = panels[:, offset:codes_end].reshape(-1, length // 64, 2, 8, 16, 4)
-            halves = np.stack([byte & 15, byte >> 4])
-            codes = halves.transpose(1, 3, 5, 2, 0, 4, 6).reshape(columns, -1, group)
-            half_scales = np.ascontiguousarray(panels[:, codes_end:scales_end]).view(np.float16)
-            scales = half_scales.reshape(-1, length // group, PANEL_COLUMNS).transpose(0, 2, 1)
-            values = (codes.astype(np.float32) - 8) * scales.astype(np.float32).reshape(columns, -1, 1)
-            w[:, begin : begin + length] = values.reshape(columns, length)
-            offset = scales_end
-        return w[:n, :k]
+        return self.coding.unpack(packed, n, k).values()
 
     def _quantize(self, w: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
         """Codes [N, length] and scales [N, groups] of one superblock."""
@@ -86,12 +67,6 @@ class Int4:
         ratio = np.divide(groups, scale, out=np.zeros_like(groups), where=scale != 0)
         codes = np.clip(np.floor(ratio + np.float32(8.5)), 0, 15).astype(np.uint8)
         return codes.reshape(n, length), d[:, :, 0]
-
-    def _panel_bytes(self, k: int) -> int:
-        whole, rest = divmod(round_up(k, K_MULTIPLE), SUPERBLOCK_K)
-        trailer = 64 * SUPERBLOCK_K // self.group
-        short_trailer = 64 * max(1, rest // self.group)
-        return whole * (16 * SUPERBLOCK_K + trailer) + (16 * rest + short_trailer if rest else 0)
 
 
 for size in (32, 64, 128):

@@ -1,0 +1,68 @@
+// What integer codes stand for: scales and offsets of a superblock as fp32, for all who read codes.
+#pragma once
+#include "kernels.h"
+#include "simd.h"
+
+namespace penstock::PENSTOCK_ISA {
+
+constexpr int64_t kSuperblockK = 128;
+constexpr int64_t kMaxGroups = 8;  // of a superblock
+
+// W = scale * code + offset for 32 columns, group by group of one superblock.
+struct GroupScales {
+    alignas(64) float scale[kMaxGroups][kPanel];
+    alignas(64) float offset[kMaxGroups][kPanel];  // only where has_offset
+};
+
+constexpr bool has_offset(const Coding& c) {
+    return c.trailer == Trailer::kZero || c.trailer == Trailer::kMin || c.trailer == Trailer::kSuper;
+}
+constexpr int64_t groups_in(const Coding& c, int64_t length) {
+    return c.group == 0 ? 0 : c.group < length ? length / c.group : 1;
+}
+
+PENSTOCK_INLINE F16 small_floats(const std::byte* p, bool is_signed) {
+    I16 v;
+    for (int i = 0; i < kLanes; ++i) {
+        const auto byte = static_cast<uint8_t>(p[i]);
+        v[i] = is_signed ? static_cast<int8_t>(byte) : static_cast<int32_t>(byte);
+    }
+    return to_float(v);
+}
+PENSTOCK_INLINE F16 halves(const std::byte* p) { return widen_fp16(reinterpret_cast<const uint16_t*>(p)); }
+
+// `at`: the trailer of a superblock of `length` K. Every product below is exact in fp32.
+PENSTOCK_INLINE void read_trailer(const Coding& c, const std::byte* at, int64_t length, GroupScales& out) {
+    const int64_t groups = groups_in(c, length), bytes = round_up(groups * 32, 64);
+    for (int64_t g = 0; g < groups; ++g)
+        for (int64_t j = 0; j < kPanel; j += kLanes) {
+            F16 scale = zero(), offset = zero();
+            switch (c.trailer) {
+                case Trailer::kScale:
+                    scale = halves(at + g * 64 + 2 * j);
+                    break;
+                case Trailer::kZero:
+                    scale = halves(at + g * 64 + 2 * j);
+                    offset = zero() - scale * small_floats(at + groups * 64 + g * 32 + j, true);
+                    break;
+                case Trailer::kMin:
+                    scale = halves(at + g * 64 + 2 * j);
+                    offset = halves(at + groups * 64 + g * 64 + 2 * j);
+                    break;
+                case Trailer::kSuper:
+                    scale = halves(at + 2 * j) * small_floats(at + 128 + g * 32 + j, false);
+                    offset =
+                        zero() - halves(at + 64 + 2 * j) * small_floats(at + 128 + bytes + g * 32 + j, false);
+                    break;
+                case Trailer::kSuperScale:
+                    scale = halves(at + 2 * j) * small_floats(at + 64 + g * 32 + j, true);
+                    break;
+                default:
+                    break;
+            }
+            store(out.scale[g] + j, scale);
+            store(out.offset[g] + j, offset);
+        }
+}
+
+}  // namespace penstock::PENSTOCK_ISA
