@@ -4,6 +4,7 @@ The engine core calls add, abort, schedule and update, from one thread. There is
 request has computed tokens and is given some more. Plain integers; knows no text, no tensor and no clock.
 """
 
+import bisect
 from collections.abc import Callable, Mapping, Sequence
 
 from penstock.errors import ConfigError, ContextLengthError, EngineError, InvalidRequestError
@@ -83,6 +84,17 @@ class Scheduler:
     @property
     def num_running(self) -> int:
         return len(self._running)
+
+    @property
+    def kv_usage(self) -> float:
+        """Share of the fullest group's blocks that somebody uses."""
+        pairs = zip(self._kv.num_free_blocks, self._kv.num_usable_blocks, strict=True)
+        return max(1 - free / usable for free, usable in pairs)
+
+    def max_request_tokens(self, most: int) -> int:
+        """The longest prompt and output together, up to `most`, that `add` does not refuse."""
+        lengths = range(most + 1)
+        return bisect.bisect_left(lengths, True, lo=1, key=lambda n: not self._kv.fits_ever(n))
 
     def add(self, request: Request) -> None:
         """Queue a request. Refused: an id in use, and what can never fit (ContextLengthError)."""

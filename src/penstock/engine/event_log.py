@@ -1,0 +1,25 @@
+"""One JSON object per line on standard error: what happened, never what was asked or answered.
+
+Called by the front end and the engine process. A line that cannot be written is counted and dropped.
+"""
+
+import json
+import sys
+import time
+from typing import TextIO
+
+
+class EventLog:
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream
+        self.num_dropped = 0
+
+    def write(self, event: str, **fields: str | float | None | list[str]) -> None:
+        """Control characters, line separators and text direction marks in values are escaped."""
+        line = json.dumps({"time_s": round(time.time(), 3), "event": event, **fields}, ensure_ascii=True)
+        stream = sys.stderr if self._stream is None else self._stream
+        try:
+            stream.write(line + "\n")
+            stream.flush()
+        except (OSError, ValueError):  # the latter: the stream is closed
+            self.num_dropped += 1
