@@ -140,6 +140,7 @@ class RequestMetrics:
     last_token_s: float | None = None
     num_cached_tokens: int = 0
     num_preemptions: int = 0
+    num_output_tokens: int = 0  # over all of n
     inter_token_s: list[float] = field(default_factory=list)
 
     @property

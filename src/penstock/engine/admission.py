@@ -22,6 +22,22 @@ def default_params(defaults: GenerationDefaults) -> SamplingParams:
     return SamplingParams(**{name: value for name, value in said.items() if value is not None})
 
 
+def eos_ids_of(defaults: GenerationDefaults, tokenizer: Tokenizer) -> frozenset[int]:
+    """The ids that end an answer: those the checkpoint names; its tokenizer's where it names none."""
+    tokenizer_eos = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
+    return frozenset(defaults.eos_token_ids or tokenizer_eos)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What admission decided about one call: a seed for each of `n` by index, 0 has the seed itself."""
+
+    seeds: tuple[int, ...]
+    max_output_tokens: int
+    stop_ids: frozenset[int]
+    bad_token_ids: tuple[tuple[int, ...], ...]
+
+
 @dataclass(slots=True)
 class Admission:
     """Facts of the model that requests are checked against. `seed` seeds the requests that bring none."""
@@ -49,31 +65,40 @@ class Admission:
 
         `output_tokens` were emitted before a restart: the request goes on after them.
         """
-        check(params, self.vocab_size, self.max_context)
-        prompt = self._checked_prompt(prompt_tokens)
-        max_output_tokens = self._max_output_tokens(len(prompt), params)
-        seed = self._draw_seed() if params.seed is None else params.seed
-        stop_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self.eos_ids)
-        bad_token_ids = tuple(bad_word_ids(params, self._encode))
+        terms = self.judge(prompt_tokens, params)
+        prompt = tuple(prompt_tokens)
         return [
             Request(
                 request_id=request_id if params.n == 1 else f"{request_id}/{index}",
                 prompt_tokens=prompt,
                 params=params,
                 seed=one_seed,
-                arrival_s=self._next_arrival_s(arrival_s),
-                max_output_tokens=max_output_tokens,
-                stop_ids=stop_ids,
+                arrival_s=self.next_arrival_s(arrival_s),
+                max_output_tokens=terms.max_output_tokens,
+                stop_ids=terms.stop_ids,
                 priority=priority,
                 cache_salt=cache_salt,
-                bad_token_ids=bad_token_ids,
+                bad_token_ids=terms.bad_token_ids,
                 output_tokens=list(output_tokens),
             )
-            for index, one_seed in enumerate(seeds_of(seed, params.n))
+            for index, one_seed in enumerate(terms.seeds)
         ]
 
-    def _checked_prompt(self, prompt_tokens: Sequence[int]) -> tuple[int, ...]:
-        prompt = tuple(prompt_tokens)
+    def judge(self, prompt_tokens: Sequence[int], params: SamplingParams) -> Terms:
+        """Refuse the call, or say on what terms it runs. Draws a seed where it brings none."""
+        check(params, self.vocab_size, self.max_context)
+        self._check_prompt(prompt_tokens)
+        max_output_tokens = self._max_output_tokens(len(prompt_tokens), params)
+        seed = self._draw_seed() if params.seed is None else params.seed
+        own = frozenset() if params.ignore_eos else self.eos_ids
+        return Terms(
+            seeds=tuple(seeds_of(seed, params.n)),
+            max_output_tokens=max_output_tokens,
+            stop_ids=own.union(params.stop_token_ids) if params.stop_token_ids else own,
+            bad_token_ids=tuple(bad_word_ids(params, self._encode)),
+        )
+
+    def _check_prompt(self, prompt: Sequence[int]) -> None:
         if not prompt:
             raise InvalidRequestError(
                 "the prompt has no tokens, so there is nothing to continue; give at least one.",
@@ -85,7 +110,6 @@ class Admission:
                     f"prompt token {token!r} is no id of this model; ids are 0 to {self.vocab_size - 1:,}.",
                     param="prompt",
                 )
-        return prompt
 
     def _max_output_tokens(self, num_prompt: int, params: SamplingParams) -> int:
         room = self.max_context - num_prompt
@@ -116,7 +140,7 @@ class Admission:
             int.from_bytes(blake2b(words, digest_size=8).digest(), "little") >> 1
         )  # fits a signed 64-bit field
 
-    def _next_arrival_s(self, now_s: float) -> float:
+    def next_arrival_s(self, now_s: float) -> float:
         """Strictly increasing: first come, first served has no ties."""
         self._last_arrival_s = max(now_s, self._last_arrival_s + 1e-6)
         return self._last_arrival_s

@@ -95,6 +95,11 @@ class Answer:
         return self._num_open == 0
 
     @property
+    def finish_reason(self) -> str | None:
+        """Why the first of n ended; None while it goes on."""
+        return self._choices[0].finish_reason
+
+    @property
     def has_news(self) -> bool:
         return any(choice.has_news for choice in self._choices)
 
@@ -184,6 +189,7 @@ class Answer:
             metrics.first_scheduled_s = delta.first_scheduled_s
         if not delta.tokens:
             return None
+        metrics.num_output_tokens += len(delta.tokens)
         gap_s = None if choice.last_token_s is None else now_s - choice.last_token_s
         if gap_s is None:
             choice.num_cached_tokens = delta.num_cached_tokens

@@ -18,7 +18,7 @@ from penstock import env
 from penstock.backends.cpu.probe import dropped_isa, isas
 from penstock.config import EngineConfig, Plan
 from penstock.engine.locate import locate
-from penstock.errors import ModelLoadError
+from penstock.engine.prompts import load_template
 from penstock.model.build import build
 from penstock.model.family import FAMILIES, read_model
 from penstock.model.generation import GenerationDefaults, read_generation
@@ -30,7 +30,7 @@ from penstock.planner.plan import Facts, make_plan
 from penstock.scheduler.policy import POLICIES
 from penstock.scheduler.scheduler import MAX_SCORED_ROWS
 from penstock.step import Executor
-from penstock.text.chat_template import ChatTemplate, load_chat_template
+from penstock.text.chat_template import ChatTemplate
 from penstock.text.tokenizer import Tokenizer
 from penstock.weights.format import FORMATS
 from penstock.weights.loader import LoadedWeights, Packer, Wanted, load, pack_with_numpy, packed_bytes
@@ -60,7 +60,7 @@ def load_model(model: str, config: EngineConfig) -> Loaded:
     folder = locate(model, config.revision)
     spec = read_model(folder)
     tokenizer = Tokenizer.load(folder, spec.vocab_size)
-    template, template_notes = _chat_template(folder, tokenizer)
+    template, template_notes = load_template(folder, tokenizer)
     defaults = read_generation(folder)
     checkpoint = read_checkpoint(folder)
     plan = make_plan(config, spec, _facts(spec, checkpoint), this_machine())
@@ -91,16 +91,6 @@ def load_model(model: str, config: EngineConfig) -> Loaded:
         fingerprint=_fingerprint(checkpoint, program, plan, executor.describe()),
         notes=notes,
     )
-
-
-def _chat_template(folder: Path, tokenizer: Tokenizer) -> tuple[ChatTemplate | None, tuple[str, ...]]:
-    """A broken template takes chat away, not the model."""
-    try:
-        return load_chat_template(folder, tokenizer.config), ()
-    except ModelLoadError as error:
-        if error.code != "bad_template":
-            raise
-        return None, (f"no chat with this model: {error}",)
 
 
 def _program(

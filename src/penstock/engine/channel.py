@@ -1,4 +1,4 @@
-"""The pair of ZeroMQ sockets between front end and engine process, in a directory that only this user may enter.
+"""The pair of ZeroMQ sockets between front end and engine process, in a directory of this user alone.
 
 The front end binds, one engine connects, and then the path is unlinked: nobody else can ever connect, and
 nothing is left behind whoever dies. A restarted engine gets a channel of its own, so no stale frame can come.
@@ -79,7 +79,7 @@ class Channel:
 
 
 def _pair() -> "zmq.Socket[bytes]":
-    socket = zmq.Context.instance().socket(zmq.PAIR)
+    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
     socket.setsockopt(zmq.LINGER, 0)
     return socket

@@ -12,9 +12,9 @@ from typing import TextIO
 class EventLog:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
-        self.num_dropped = 0
+        self._num_dropped = 0
 
-    def write(self, event: str, **fields: str | float | None | list[str]) -> None:
+    def write(self, event: str, **fields: str | float | list[str] | None) -> None:
         """Control characters, line separators and text direction marks in values are escaped."""
         line = json.dumps({"time_s": round(time.time(), 3), "event": event, **fields}, ensure_ascii=True)
         stream = sys.stderr if self._stream is None else self._stream
@@ -22,4 +22,9 @@ class EventLog:
             stream.write(line + "\n")
             stream.flush()
         except (OSError, ValueError):  # the latter: the stream is closed
-            self.num_dropped += 1
+            self._num_dropped += 1
+
+    def take_dropped(self) -> int:
+        """How many lines were lost since last asked."""
+        count, self._num_dropped = self._num_dropped, 0
+        return count

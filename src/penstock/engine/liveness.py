@@ -75,7 +75,7 @@ class Vitals:
 
 
 class Pulse(threading.Thread):
-    """The engine's side: beats until the front end is gone, then calls `on_orphaned`, which must not return."""
+    """The engine's side: beats until the front end is gone, then calls `on_orphaned`, to never return."""
 
     def __init__(self, link: socket.socket, vitals: Vitals, on_orphaned: Callable[[], None]) -> None:
         super().__init__(name="penstock-pulse", daemon=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from penstock.config import from_mapping
-from penstock.engine.admission import Admission, default_params
+from penstock.engine.admission import Admission, default_params, eos_ids_of
 from penstock.engine.answer import Answer
 from penstock.engine.assemble import make_core
 from penstock.engine.build import Loaded, load_model
@@ -52,12 +52,11 @@ class LLM:
         self._reader = PromptReader(loaded.tokenizer, loaded.chat_template)
         self._open: dict[str, tuple[_Open, int]] = {}  # by request id, with the index among the n
         self._num_calls = 0
-        tokenizer_eos = () if loaded.tokenizer.eos_token_id is None else (loaded.tokenizer.eos_token_id,)
         self._admission = Admission(
             tokenizer=loaded.tokenizer,
             vocab_size=loaded.spec.vocab_size,
             max_context=loaded.plan.max_context,
-            eos_ids=frozenset(loaded.defaults.eos_token_ids or tokenizer_eos),
+            eos_ids=eos_ids_of(loaded.defaults, loaded.tokenizer),
             seed=loaded.plan.seed,
         )
 

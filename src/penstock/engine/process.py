@@ -1,4 +1,4 @@
-"""The engine process: `python -m penstock.engine.process SOCKET LINK_FD PARENT_PID`, started by the supervisor.
+"""The engine process: `python -m penstock.engine.process SOCKET LINK_FD PARENT_PID`, run by the supervisor.
 
 Loads one model, then: read what has come, run a step, send what it did as one frame. Holds no text of its
 own and writes nothing to disk. Leaves when it is told to, or when the front end is gone.
@@ -185,7 +185,9 @@ def ready_of(name: str, loaded: Loaded, core: EngineCore) -> Ready:
 
 def config_hash(plan: Plan) -> str:
     """Of everything that was decided, but for the seed of requests that bring none."""
-    decided = {key: value for key, value in msgspec.to_builtins(plan).items() if key not in ("reasons", "seed")}
+    decided = {
+        key: value for key, value in msgspec.to_builtins(plan).items() if key not in ("reasons", "seed")
+    }
     return hashlib.blake2b(msgspec.json.encode(decided), digest_size=8).hexdigest()
 
 

@@ -5,10 +5,12 @@ Refuses other shapes by name; whether the ids can be served is for admission to 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from penstock.errors import InvalidRequestError
-from penstock.text.chat_template import ChatTemplate, Message
+from penstock.errors import InvalidRequestError, ModelLoadError
+from penstock.model.family import read_model
+from penstock.text.chat_template import ChatTemplate, Message, load_chat_template
 from penstock.text.tokenizer import MARK, Tokenizer
 
 Prompt = str | Mapping[str, Any]  # Any: {"prompt": str} or {"prompt_token_ids": [...]}, and "cache_salt"
@@ -23,6 +25,23 @@ class ReadPrompt:
     text: str | None
     token_ids: Sequence[int]
     cache_salt: str = ""
+
+
+def load_reader(folder: Path) -> tuple[Tokenizer, "PromptReader", tuple[str, ...]]:
+    """What reads prompts for the model in `folder`, and notes. A broken template takes chat away, no more."""
+    tokenizer = Tokenizer.load(folder, read_model(folder).vocab_size)
+    template, notes = load_template(folder, tokenizer)
+    return tokenizer, PromptReader(tokenizer, template), notes
+
+
+def load_template(folder: Path, tokenizer: Tokenizer) -> tuple[ChatTemplate | None, tuple[str, ...]]:
+    """A broken template takes chat away, not the model."""
+    try:
+        return load_chat_template(folder, tokenizer.config), ()
+    except ModelLoadError as error:
+        if error.code != "bad_template":
+            raise
+        return None, (f"no chat with this model: {error}",)
 
 
 class PromptReader:

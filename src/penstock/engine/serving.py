@@ -12,7 +12,7 @@ from enum import StrEnum
 import msgspec
 
 from penstock.errors import InvalidRequestError
-from penstock.request import SamplingParams
+from penstock.request import GrammarSpec, SamplingParams
 
 
 class EngineState(StrEnum):
@@ -113,6 +113,7 @@ class Call:
     params: SamplingParams
     priority: int = 0
     cache_salt: str = ""
+    grammar: GrammarSpec | None = None
     timeout_s: float | None = None  # lowers the deadline, never raises it
     key_id: str = ""  # whose API key: one key's cached beginnings are not another's
     prompt: str | None = None

@@ -13,7 +13,7 @@ from penstock import errors
 from penstock.config import EngineConfig, Plan
 from penstock.engine.serving import ModelFacts
 from penstock.errors import PenstockError
-from penstock.request import Request, SamplingParams
+from penstock.request import GrammarSpec, Request, SamplingParams
 from penstock.step import RequestDelta
 
 VERSION = 1  # of everything below; both sides must say the same before anything else is believed
@@ -60,6 +60,7 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag=4):
     cache_salt: str
     bad_token_ids: tuple[tuple[int, ...], ...]
     num_scored_tokens: int
+    grammar: GrammarSpec | None
 
 
 class Abort(msgspec.Struct, frozen=True, array_like=True, tag=5):
@@ -132,6 +133,7 @@ def request_of(submit: Submit) -> Request:
         bad_token_ids=submit.bad_token_ids,
         output_tokens=tokens_of(submit.output),
         num_scored_tokens=submit.num_scored_tokens,
+        grammar=submit.grammar,
     )
 
 

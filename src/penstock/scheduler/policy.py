@@ -9,6 +9,19 @@ from penstock.request import Request
 AdmissionKey = tuple[float | str, ...]
 
 
+class Candidate(Protocol):
+    """What a policy may know of one that waits: a Request is one, and so is a call that no engine has yet."""
+
+    @property
+    def request_id(self) -> str: ...
+    @property
+    def arrival_s(self) -> float: ...
+    @property
+    def priority(self) -> int: ...
+    @property
+    def num_uncomputed_tokens(self) -> int: ...
+
+
 class SchedulingPolicy(Protocol):
     """Asked by the scheduler once per waiting request and step, and once per preemption.
 
@@ -17,7 +30,7 @@ class SchedulingPolicy(Protocol):
     priority and length; `victim` is one of those it was given.
     """
 
-    def admission_key(self, request: Request, now_s: float) -> AdmissionKey:
+    def admission_key(self, request: Candidate, now_s: float) -> AdmissionKey:
         """The waiting request with the smallest key goes first."""
         ...
 

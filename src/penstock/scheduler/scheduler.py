@@ -93,8 +93,8 @@ class Scheduler:
 
     def max_request_tokens(self, most: int) -> int:
         """The longest prompt and output together, up to `most`, that `add` does not refuse."""
-        lengths = range(most + 1)
-        return bisect.bisect_left(lengths, True, lo=1, key=lambda n: not self._kv.fits_ever(n))
+        # the last token of a request is never computed: the first length that does not fit is one too many
+        return bisect.bisect_left(range(most), True, lo=1, key=lambda n: not self._kv.fits_ever(n))
 
     def add(self, request: Request) -> None:
         """Queue a request. Refused: an id in use, and what can never fit (ContextLengthError)."""

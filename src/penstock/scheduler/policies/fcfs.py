@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from penstock.request import Request
-from penstock.scheduler.policy import POLICIES, AdmissionKey
+from penstock.scheduler.policy import POLICIES, AdmissionKey, Candidate
 
 
 @POLICIES.register("fcfs")
@@ -12,7 +12,7 @@ from penstock.scheduler.policy import POLICIES, AdmissionKey
 class FirstComeFirstServed:
     """By arrival. A preempted request keeps its place in the queue, before all that came later."""
 
-    def admission_key(self, request: Request, now_s: float) -> AdmissionKey:
+    def admission_key(self, request: Candidate, now_s: float) -> AdmissionKey:
         del now_s
         return (request.arrival_s, request.request_id)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from penstock.request import Request
-from penstock.scheduler.policy import POLICIES, AdmissionKey
+from penstock.scheduler.policy import POLICIES, AdmissionKey, Candidate
 
 
 @POLICIES.register("priority")
@@ -17,11 +17,11 @@ class Priority:
 
     aging_s: float = 30.0
 
-    def _rank(self, request: Request) -> tuple[float, float, str]:
+    def _rank(self, request: Candidate) -> tuple[float, float, str]:
         worth_s = request.priority * self.aging_s
         return (worth_s + request.arrival_s, request.arrival_s, request.request_id)
 
-    def admission_key(self, request: Request, now_s: float) -> AdmissionKey:
+    def admission_key(self, request: Candidate, now_s: float) -> AdmissionKey:
         del now_s
         return self._rank(request)
 

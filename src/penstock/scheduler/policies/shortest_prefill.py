@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from penstock.request import Request
-from penstock.scheduler.policy import POLICIES, AdmissionKey
+from penstock.scheduler.policy import POLICIES, AdmissionKey, Candidate
 
 
 @POLICIES.register("shortest_prefill")
@@ -18,7 +18,7 @@ class ShortestPrefill:
 
     patience_s: float = 2.0
 
-    def admission_key(self, request: Request, now_s: float) -> AdmissionKey:
+    def admission_key(self, request: Candidate, now_s: float) -> AdmissionKey:
         is_overdue = now_s - request.arrival_s >= self.patience_s
         work = 0 if is_overdue else request.num_uncomputed_tokens
         return (not is_overdue, work, request.arrival_s, request.request_id)

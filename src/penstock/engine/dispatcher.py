@@ -1,0 +1,116 @@
+"""Which calls the engine process has, and which go next; after a death, who is to blame.
+
+The engine is given no more calls than it can run, and a few: the queue stays here, compact. After a death all
+calls it had are suspects. They go back one at a time, each on trial until it gets on; whoever alone can have
+caused two deaths, without getting on in between, is condemned. So one bad request cannot take others along.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Callable
+
+from penstock.engine.journal import Entry
+from penstock.engine.wire import Abort, Message
+from penstock.scheduler.policy import SchedulingPolicy
+
+DEATHS_TO_CONDEMN = 2
+AHEAD = 4  # calls that wait in the engine, so that a place that becomes free is taken in the same step
+
+Send = Callable[[Message], None]
+
+
+class Dispatcher:
+    """`on_start` is told of each call when it first leaves the queue. Plain state; no clock and no task."""
+
+    def __init__(self, on_start: Callable[[Entry], None]) -> None:
+        self._on_start = on_start
+        self._send: Send | None = None  # None: there is no engine that could take any
+        self._policy: SchedulingPolicy | None = None
+        self._max_requests = 0
+        self._waiting: dict[str, Entry] = {}
+        self._given: dict[str, Entry] = {}  # what the engine has, by key
+        self._num_given = 0  # its requests, n counted each
+        self._suspects: deque[Entry] = deque()
+        self._on_trial: Entry | None = None
+
+    @property
+    def given(self) -> list[Entry]:
+        """The calls that the engine has."""
+        return list(self._given.values())
+
+    def add(self, entry: Entry, now_s: float) -> None:
+        self._waiting[entry.key] = entry
+        self.feed(now_s)
+
+    def remove(self, entry: Entry, now_s: float) -> None:
+        """It has ended, or nobody wants it any more: the engine is told if it may still run it."""
+        self._waiting.pop(entry.key, None)
+        if entry in self._suspects:
+            self._suspects.remove(entry)
+        if self._given.pop(entry.key, None) is not None:
+            self._num_given -= len(entry.is_open)
+            left = tuple(entry.request_ids())
+            if left and self._send is not None:
+                self._send(Abort(left))
+        if self._on_trial is entry:
+            self._on_trial = None
+        self.feed(now_s)
+
+    def has_got_on(self, entry: Entry, now_s: float) -> None:
+        """It has a new token: it is no suspect any more."""
+        entry.num_strikes = 0
+        if self._on_trial is entry:
+            self._on_trial = None
+            self.feed(now_s)
+
+    def engine_ready(self, send: Send, policy: SchedulingPolicy, max_requests: int, now_s: float) -> None:
+        self._send, self._policy, self._max_requests = send, policy, max_requests
+        self.feed(now_s)
+
+    def engine_lost(self) -> list[Entry]:
+        """The engine is dead. Gives those who are condemned; they are no longer known here."""
+        self._send = None
+        blamed = self._on_trial
+        if blamed is None and len(self._given) == 1:
+            (blamed,) = self._given.values()
+        condemned = []
+        if blamed is not None:
+            blamed.num_strikes += 1
+            if blamed.num_strikes >= DEATHS_TO_CONDEMN:
+                condemned.append(blamed)
+        back = [entry for entry in self._given.values() if entry not in condemned and not entry.has_ended]
+        self._suspects.extendleft(reversed(back))
+        self._given.clear()
+        self._num_given = 0
+        self._on_trial = None
+        return condemned
+
+    def feed(self, now_s: float) -> None:
+        """Give the engine what it can take."""
+        if self._send is None or self._policy is None:
+            return
+        if self._suspects or self._on_trial is not None:
+            if self._on_trial is None:
+                self._on_trial = self._suspects.popleft()
+                self._give(self._on_trial)
+            return
+        room = self._max_requests + AHEAD - self._num_given
+        if room <= 0 or not self._waiting:
+            return
+        policy = self._policy
+        first = heapq.nsmallest(
+            room, self._waiting.values(), key=lambda entry: policy.admission_key(entry, now_s)
+        )
+        for entry in first:
+            if self._num_given >= self._max_requests + AHEAD:
+                return
+            del self._waiting[entry.key]
+            self._on_start(entry)
+            self._give(entry)
+
+    def _give(self, entry: Entry) -> None:
+        assert self._send is not None, "only called where there is an engine"
+        self._given[entry.key] = entry
+        self._num_given += len(entry.is_open)
+        for submit in entry.submits():
+            self._send(submit)
