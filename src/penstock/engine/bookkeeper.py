@@ -1,4 +1,4 @@
-"""What happened to calls -> metrics, receipts and log lines. Decides nothing; sees no text.
+"""What happened to calls -> metrics and receipts. Decides nothing; sees no text.
 
 Called by CallDesk and AsyncEngine, in the front end.
 """
@@ -61,16 +61,6 @@ class Bookkeeper:
             metrics.decode.observe(times.last_token_s - times.first_token_s)
             if times.first_scheduled_s is not None:
                 metrics.inference.observe(times.last_token_s - times.first_scheduled_s)
-        self._log.write(
-            "request_ended",
-            request_id=entry.call.request_id,
-            outcome=outcome,
-            error=None if entry.error is None else type(entry.error).__name__,
-            prompt_tokens=len(entry.call.prompt_tokens),
-            output_tokens=num_tokens,
-            cached_tokens=times.num_cached_tokens,
-            seconds=round(now_s - times.arrival_s, 4),
-        )
 
     def heard(self, beat: Beat | None, age_s: float) -> None:
         """Gauges, once a second."""

@@ -1,6 +1,7 @@
 """One JSON object per line on standard error: what happened, never what was asked or answered.
 
-Called by the front end and the engine process. A line that cannot be written is counted and dropped.
+Called by the supervisor and the engine process, a few times in the life of an engine; a log of requests is
+for the room that meets clients. A line that cannot be written is counted and dropped.
 """
 
 import json
@@ -16,7 +17,7 @@ class EventLog:
 
     def write(self, event: str, **fields: str | float | list[str] | None) -> None:
         """Control characters, line separators and text direction marks in values are escaped."""
-        line = json.dumps({"time_s": round(time.time(), 3), "event": event, **fields}, ensure_ascii=True)
+        line = json.dumps({"time": round(time.time(), 3), "event": event, **fields}, ensure_ascii=True)
         stream = sys.stderr if self._stream is None else self._stream
         try:
             stream.write(line + "\n")
