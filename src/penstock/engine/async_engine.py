@@ -235,13 +235,12 @@ class AsyncEngine:
         elif isinstance(message, Fault):
             self._desk.refuse(message.request_id, error_of(message))
 
-    def on_lost(self, reason: str) -> None:
-        del reason
+    def on_lost(self, *, of_itself: bool) -> None:
         self.metrics.engine_up.set(0)
         self.metrics.restarts.inc()
         if self._state is EngineState.READY:
             self._state = EngineState.ENGINE_DOWN
-        self._desk.engine_lost()
+        self._desk.engine_lost(of_itself=of_itself)
 
     def on_gave_up(self, error: PenstockError) -> None:
         self._failure = error

@@ -69,17 +69,18 @@ class CallDesk:
         self._send = send
         self.dispatcher.engine_ready(send, POLICIES[plan.policy](), plan.max_requests, self._clock())
 
-    def engine_lost(self) -> None:
+    def engine_lost(self, *, of_itself: bool) -> None:
         """Condemn, or fail, or keep for the next engine."""
         self._send = None
         now_s = self._clock()
         given = self.dispatcher.given
-        for entry in self.dispatcher.engine_lost():
+        condemned = self.dispatcher.engine_lost(of_itself=of_itself)
+        if condemned is not None:
             self._fail(
-                entry,
+                condemned,
                 RequestPoisonedError(
-                    f"request {entry.call.request_id} ended the engine process "
-                    f"{entry.num_strikes} times and is not run again; please report it, with its parameters."
+                    f"request {condemned.call.request_id} ended the engine process {condemned.num_strikes} "
+                    "times and is not run again; please report it, with its parameters."
                 ),
             )
         for entry in given:

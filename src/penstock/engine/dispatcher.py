@@ -1,8 +1,9 @@
 """Which calls the engine process has, and which go next; after a death, who is to blame.
 
-The engine is given no more calls than it can run, and a few: the queue stays here, compact. After a death all
-calls it had are suspects. They go back one at a time, each on trial until it gets on; whoever alone can have
-caused two deaths, without getting on in between, is condemned. So one bad request cannot take others along.
+The engine is given no more calls than it can run, and a few: the queue stays here, compact. After a death of
+its own doing (not a kill from outside) all calls it had are suspects. They go back one at a time, each on
+trial until it gets on; whoever alone can have caused two deaths, without getting on in between, is condemned.
+So one bad request cannot take others along.
 """
 
 import heapq
@@ -30,6 +31,7 @@ class Dispatcher:
         self._waiting: dict[str, Entry] = {}
         self._given: dict[str, Entry] = {}  # what the engine has, by key
         self._num_given = 0  # its requests, n counted each
+        self._returning: deque[Entry] = deque()  # the next engine's, and nobody doubts them
         self._suspects: deque[Entry] = deque()
         self._on_trial: Entry | None = None
 
@@ -45,8 +47,9 @@ class Dispatcher:
     def remove(self, entry: Entry, now_s: float) -> None:
         """It has ended, or nobody wants it any more: the engine is told if it may still run it."""
         self._waiting.pop(entry.key, None)
-        if entry in self._suspects:
-            self._suspects.remove(entry)
+        for line in (self._returning, self._suspects):
+            if entry in line:
+                line.remove(entry)
         if self._given.pop(entry.key, None) is not None:
             self._num_given -= len(entry.is_open)
             left = tuple(entry.request_ids())
@@ -67,28 +70,34 @@ class Dispatcher:
         self._send, self._policy, self._max_requests = send, policy, max_requests
         self.feed(now_s)
 
-    def engine_lost(self) -> list[Entry]:
-        """The engine is dead. Gives those who are condemned; they are no longer known here."""
-        self._send = None
-        blamed = self._on_trial
-        if blamed is None and len(self._given) == 1:
-            (blamed,) = self._given.values()
-        condemned = []
-        if blamed is not None:
-            blamed.num_strikes += 1
-            if blamed.num_strikes >= DEATHS_TO_CONDEMN:
-                condemned.append(blamed)
-        back = [entry for entry in self._given.values() if entry not in condemned and not entry.has_ended]
-        self._suspects.extendleft(reversed(back))
+    def engine_lost(self, *, of_itself: bool) -> Entry | None:
+        """The engine is dead. Gives the call that is condemned for it, which is no longer known here."""
+        back = [entry for entry in self._given.values() if not entry.has_ended]
+        on_trial, self._on_trial, self._send = self._on_trial, None, None
         self._given.clear()
         self._num_given = 0
-        self._on_trial = None
-        return condemned
+        condemned = None
+        if of_itself:
+            blamed = back[0] if len(back) == 1 else on_trial
+            if blamed is not None:
+                blamed.num_strikes += 1
+                if blamed.num_strikes >= DEATHS_TO_CONDEMN:
+                    condemned = blamed
+                    back.remove(blamed)
+            self._suspects.extendleft(reversed(back))
+            return condemned
+        if on_trial is not None and on_trial in back:
+            back.remove(on_trial)
+            self._suspects.appendleft(on_trial)
+        self._returning.extendleft(reversed(back))
+        return None
 
     def feed(self, now_s: float) -> None:
         """Give the engine what it can take."""
         if self._send is None or self._policy is None:
             return
+        while self._returning:
+            self._give(self._returning.popleft())
         if self._suspects or self._on_trial is not None:
             if self._on_trial is None:
                 self._on_trial = self._suspects.popleft()

@@ -25,8 +25,18 @@ from penstock.engine.wire import VERSION, Fault, Hello, Message, Ready, Start, S
 from penstock.errors import EngineError, PenstockError
 
 COMMAND = (sys.executable, "-m", "penstock.engine.process")
+LAST_BREATH_S = 5.0  # between closing its end and being gone
 STOP_S = 3.0  # between asking an engine to leave and making it
 BEAT_BYTES = 4096
+
+
+def count_oom_kills() -> int | None:
+    """How many processes the kernel has ended for want of memory; None where it does not say."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)
 
 
 class Restarts:
@@ -58,7 +68,7 @@ class Owner(Protocol):
 
     def on_ready(self, ready: Ready, engine: "RunningEngine") -> None: ...
     def on_message(self, message: Message) -> None: ...
-    def on_lost(self, reason: str) -> None: ...
+    def on_lost(self, *, of_itself: bool) -> None: ...
     def on_gave_up(self, error: PenstockError) -> None: ...
 
 
@@ -87,6 +97,8 @@ class RunningEngine:
         self.ended: asyncio.Future[str] = loop.create_future()
         self.fault: PenstockError | None = None
         self._loop = loop
+        self._has_left = False  # closed its end of the pair: it is dead, or about to be
+        self._num_oom_kills = count_oom_kills()
 
     def listen(self, on_readable: Callable[[], None]) -> None:
         self._on_readable = on_readable
@@ -112,6 +124,7 @@ class RunningEngine:
                 packet = b""
             if not packet:
                 self._loop.remove_reader(self._link.fileno())
+                self._has_left = True
                 self.end("it has ended")
                 return
             beat = decode_beat(packet)
@@ -120,13 +133,32 @@ class RunningEngine:
             else:
                 self.watch.take(beat)
 
+    def died_of_itself(self) -> bool:
+        """Whether what it computed may have ended it: everything but a kill from outside.
+
+        The kernel kills, too, where memory is short, and counts it.
+        """
+        code = self.process.returncode
+        if not self._has_left or code != -signal.SIGKILL:
+            return True  # it hung, or it failed
+        num_oom_kills = count_oom_kills()
+        return num_oom_kills is None or num_oom_kills != self._num_oom_kills
+
+    def _reap(self) -> int:
+        """Its exit code. One that has closed its end is on its way out: killing it now would hide why."""
+        if not self._has_left:
+            self.process.kill()
+        try:
+            return self.process.wait(LAST_BREATH_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
+
     async def retire(self) -> str:
         """End what is left of it. Gives how it ended."""
         self._loop.remove_reader(self.channel.fd)
         self._loop.remove_reader(self._link.fileno())
-        if self.process.poll() is None:
-            self.process.kill()
-        code = await self._loop.run_in_executor(None, self.process.wait)
+        code = await self._loop.run_in_executor(None, self._reap)
         self._link.close()
         self.channel.hide()
         self.channel.close()
@@ -190,7 +222,7 @@ class Supervisor:
                 self._owner.on_gave_up(engine.fault)
                 return
             pause_s = self._restarts.died(time.monotonic())
-            self._owner.on_lost(f"{reason} ({how})")
+            self._owner.on_lost(of_itself=engine.died_of_itself())
             if pause_s is None:
                 limits = self._limits
                 self._owner.on_gave_up(
