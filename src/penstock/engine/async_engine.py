@@ -73,7 +73,6 @@ class AsyncEngine:
         self._tasks: list[asyncio.Task[None]] = []
         self._probe: asyncio.Task[bool] | None = None
         self._probed_s = float("-inf")
-        self._num_malformed = 0
         self._supervisor: Supervisor
 
     @classmethod
@@ -320,10 +319,7 @@ class AsyncEngine:
             self.metrics.waiting.set(room.num_waiting)
             self.metrics.waiting_bytes.set(room.num_bytes)
             self._books.heard(
-                None if engine is None else engine.watch.beat, 0.0 if engine is None else engine.watch.age_s
+                None if engine is None else engine.watch.beat,
+                0.0 if engine is None else engine.watch.age_s,
+                self._supervisor.count_malformed(),
             )
-            num_malformed = self._supervisor.num_malformed + (
-                0 if engine is None else engine.channel.num_malformed
-            )
-            self.metrics.malformed.inc(max(0, num_malformed - self._num_malformed))
-            self._num_malformed = max(num_malformed, self._num_malformed)

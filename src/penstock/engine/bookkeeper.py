@@ -29,7 +29,8 @@ class Bookkeeper:
     def __init__(self, metrics: Metrics, log: EventLog) -> None:
         self.metrics = metrics
         self._log = log
-        self._num_preemptions = 0  # of this engine, as its last beat said
+        self._last: Beat | None = None  # what this engine said of itself before
+        self._num_malformed = 0
 
     def began(self, entry: Entry) -> None:
         """It was let in and queued."""
@@ -62,19 +63,24 @@ class Bookkeeper:
             if times.first_scheduled_s is not None:
                 metrics.inference.observe(times.last_token_s - times.first_scheduled_s)
 
-    def heard(self, beat: Beat | None, age_s: float) -> None:
-        """Gauges, once a second."""
+    def heard(self, beat: Beat | None, age_s: float, num_malformed: int) -> None:
+        """Gauges, once a second. `num_malformed`: frames that the front end dropped so far."""
         metrics = self.metrics
         metrics.front_rss.set(rss_bytes())
         metrics.dropped_logs.inc(self._log.take_dropped())
         metrics.heartbeat_age.set(age_s)
+        metrics.malformed.inc(num_malformed - self._num_malformed)
+        self._num_malformed = num_malformed
+        last, self._last = self._last, beat
         if beat is None:
-            self._num_preemptions = 0
             return
         metrics.kv_usage.set(beat.kv_usage)
         metrics.engine_rss.set(beat.rss_bytes)
-        metrics.preemptions.inc(max(0, beat.num_preemptions - self._num_preemptions))
-        self._num_preemptions = beat.num_preemptions
+        for counter, count, before in (
+            (metrics.preemptions, beat.num_preemptions, last.num_preemptions if last else 0),
+            (metrics.malformed, beat.num_malformed, last.num_malformed if last else 0),
+        ):
+            counter.inc(count - before if count >= before else count)  # fewer: it is another engine's
 
 
 def outcome_of(entry: Entry) -> str:

@@ -85,6 +85,7 @@ class _Engine:
         self._load = load
         self._make = make
         self._is_stopping = False
+        self._num_senseless = 0  # messages that no front end sends
 
     def run(self) -> None:
         channel, vitals = self._channel, self._vitals
@@ -134,14 +135,14 @@ class _Engine:
                 except PenstockError as error:
                     self._channel.send(fault_of(message.request_id, error))
                 except ValueError:  # tokens that are no whole number of integers
-                    self._vitals.num_malformed += 1
+                    self._num_senseless += 1
             case Abort(request_ids):
                 for request_id in request_ids:
                     core.abort(request_id)
             case Stop():
                 self._is_stopping = True
             case _:
-                self._vitals.num_malformed += 1
+                self._num_senseless += 1
 
     def _wait_for_start(self) -> Start | None:
         while True:
@@ -159,6 +160,7 @@ class _Engine:
 
     def _measure(self, core: EngineCore) -> None:
         vitals, scheduler = self._vitals, core.scheduler
+        vitals.num_malformed = self._channel.num_malformed + self._num_senseless
         vitals.num_running = scheduler.num_running
         vitals.num_waiting = scheduler.num_waiting
         vitals.num_preemptions = scheduler.num_preemptions

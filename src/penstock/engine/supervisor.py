@@ -47,6 +47,10 @@ class Restarts:
         self._deaths: deque[float] = deque()
         self._num_in_vain = 0
 
+    def count_malformed(self) -> int:
+        """Frames of all engines so far that were dropped."""
+        return self._num_malformed + (0 if self.engine is None else self.engine.channel.num_malformed)
+
     def worked(self) -> None:
         self._num_in_vain = 0
 
@@ -194,11 +198,15 @@ class Supervisor:
         self._wake = asyncio.Event()
         self.engine: RunningEngine | None = None
         self.num_restarts = 0
-        self.num_malformed = 0
+        self._num_malformed = 0
 
     def pin(self, config: EngineConfig) -> None:
         """What the next engine is started with: nothing that was decided may be decided anew."""
         self._config = config
+
+    def count_malformed(self) -> int:
+        """Frames of all engines so far that were dropped."""
+        return self._num_malformed + (0 if self.engine is None else self.engine.channel.num_malformed)
 
     def worked(self) -> None:
         self._restarts.worked()
@@ -213,7 +221,7 @@ class Supervisor:
             watcher.cancel()
             self._read()  # what it said before it ended
             how = await engine.retire()
-            self.num_malformed += engine.channel.num_malformed
+            self._num_malformed += engine.channel.num_malformed
             self.engine = None
             if self._is_stopping:
                 return
