@@ -47,10 +47,6 @@ class Restarts:
         self._deaths: deque[float] = deque()
         self._num_in_vain = 0
 
-    def count_malformed(self) -> int:
-        """Frames of all engines so far that were dropped."""
-        return self._num_malformed + (0 if self.engine is None else self.engine.channel.num_malformed)
-
     def worked(self) -> None:
         self._num_in_vain = 0
 
