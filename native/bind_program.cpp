@@ -210,6 +210,16 @@ class BoundProgram {
         program_.add_op(op);
     }
 
+    void join(int left, int right, int out) {
+        OpRecord op{OpKind::kJoin};
+        op.input = left;
+        op.addend = right;
+        op.output = out;
+        const Value &a = program_.value(left), &b = program_.value(right), &y = program_.value(out);
+        check(!a.is_operand && !b.is_operand && !y.is_operand && y.width == a.width + b.width, "join width");
+        program_.add_op(op);
+    }
+
     void sample(int logits) {
         OpRecord op{OpKind::kSample};
         op.rows = Rows::kLogits;
@@ -380,6 +390,7 @@ void bind_program(nb::module_& m) {
              nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
              nb::arg(), nb::arg(), nb::arg())
         .def("gated", &BoundProgram::gated)
+        .def("join", &BoundProgram::join)
         .def("sample", &BoundProgram::sample)
         .def("run", &BoundProgram::run)
         .def("read", &BoundProgram::read)

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <chrono>
+#include <cstring>
 #include <new>
 
 namespace penstock {
@@ -195,6 +196,18 @@ void Program::run_op(const OpRecord& op, Units& units, int worker) noexcept {
             args.stride = value(op.input).width;
             args.out = operand(op.output);
             while (units.take(worker, kRowGrain, begin, end)) kernels_.gated(args, begin, end, scratch);
+            return;
+        }
+        case OpKind::kJoin: {  // rows of two values side by side
+            const std::size_t left = static_cast<std::size_t>(value(op.input).width);
+            const std::size_t right = static_cast<std::size_t>(value(op.addend).width);
+            const std::size_t row_floats = left + right;
+            while (units.take(worker, kRowGrain, begin, end))
+                for (auto row = static_cast<std::size_t>(begin); row < static_cast<std::size_t>(end); ++row) {
+                    float* const y = floats(op.output) + row * row_floats;
+                    std::memcpy(y, floats(op.input) + row * left, left * 4);
+                    std::memcpy(y + left, floats(op.addend) + row * right, right * 4);
+                }
             return;
         }
         case OpKind::kSample: {

@@ -21,7 +21,7 @@ struct Value {
     int64_t max_rows;
 };
 
-enum class OpKind : uint8_t { kEmbed, kNorm, kOperand, kLinear, kRopeWrite, kAttention, kGated, kSample };
+enum class OpKind : uint8_t { kEmbed, kNorm, kOperand, kLinear, kRopeWrite, kAttention, kGated, kJoin, kSample };
 enum class Rows : uint8_t { kStep, kLogits };  // an op's rows: all of the step's, or those that need logits
 
 struct OpRecord {

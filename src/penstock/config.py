@@ -47,6 +47,14 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             choices=("auto", "int8", "int4", "int4_g32", "int4_g64", "int4_g128"),
         ),
     ] = "auto"
+    activations: Annotated[
+        str,
+        option(
+            "What integer weights are multiplied with. auto: bfloat16 for a checkpoint's own codes, int8 "
+            "with --weights int8 or int4. int8 is quicker and lossy.",
+            choices=("auto", "int8", "bfloat16"),
+        ),
+    ] = "auto"
     max_context: Annotated[
         int | Auto, option("Longest prompt plus output, in tokens.", vllm="--max-model-len")
     ] = "auto"
@@ -87,9 +95,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     isa: str  # "" on the reference backend
     dtype: str  # compute dtype: float32 | bfloat16
     contract: str  # arithmetic of the linears: float32 | bfloat16 | int8
-    weight_format: (
-        str  # format of the linear layers: float32 float16 bfloat16 int8 int4_g32 int4_g64 int4_g128
-    )
+    weight_format: str  # of the linear layers: a name of FORMATS; several of a mixed checkpoint, joined by +
+    activations: str  # operand of integer codes: int8 | bfloat16
     head_format: str  # format of lm_head
     kv_dtype: str  # float32 | bfloat16
     is_faithful: bool  # the checkpoint's own weights and dtype, nothing approximated

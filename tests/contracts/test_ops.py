@@ -41,6 +41,7 @@ CASES: list[tuple[str, Mapping[str, int], dict[str, Any]]] = [
     *[("gated", SMALL, {"act": act}) for act in ("silu", "gelu", "gelu_tanh")],
     *[("gated_operand", SMALL, {"act": "silu", "to": to}) for to in ("float32", "bfloat16", "int8")],
     ("head_norm", HEADS, NORM | {"head_dim": 16}),
+    ("join", SMALL | {"A": 3, "B": 5}, {}),
     ("kv_write", HEADS, {}),
     ("linear", SMALL, {}),
     ("linear", ONE, {}),

@@ -26,7 +26,7 @@ from penstock.model.passes.fuse import fuse
 from penstock.model.program import Program
 from penstock.model.spec import ModelSpec
 from penstock.planner.machine import this_machine
-from penstock.planner.plan import Facts, make_plan
+from penstock.planner.plan import DTYPES, Facts, make_plan
 from penstock.scheduler.policy import POLICIES
 from penstock.scheduler.scheduler import MAX_SCORED_ROWS
 from penstock.step import Executor
@@ -34,7 +34,7 @@ from penstock.text.chat_template import ChatTemplate
 from penstock.text.tokenizer import Tokenizer
 from penstock.weights.format import FORMATS
 from penstock.weights.loader import LoadedWeights, Packer, Wanted, load, pack_with_numpy, packed_bytes
-from penstock.weights.reader import Checkpoint, read_checkpoint
+from penstock.weights.reader import Checkpoint, CodedTensor, read_checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,10 @@ def load_model(model: str, config: EngineConfig) -> Loaded:
     defaults = read_generation(folder)
     checkpoint = read_checkpoint(folder)
     plan = make_plan(config, spec, _facts(spec, checkpoint), this_machine())
-    program = _program(spec, plan.weight_format, plan.head_format, plan.kv_dtype, plan.max_context)
+    program = _program(
+        spec, plan.weight_format, plan.head_format, plan.kv_dtype, plan.max_context,
+        activations=plan.activations, own_formats=_own_formats(spec, checkpoint),
+    )  # fmt: skip
     executor, notes = _executor(program, plan, checkpoint, config)
     notes = (*template_notes, *notes)
     if plan.weight_format == "float16":
@@ -94,17 +97,48 @@ def load_model(model: str, config: EngineConfig) -> Loaded:
 
 
 def _program(
-    spec: ModelSpec, weight_format: str, head_format: str, kv_dtype: str, max_context: int
+    spec: ModelSpec,
+    weight_format: str,
+    head_format: str,
+    kv_dtype: str,
+    max_context: int,
+    *,
+    activations: str = "int8",
+    own_formats: Mapping[str, str] | None = None,
 ) -> Program:
     return fuse(
         build(
             spec,
-            weight_format=weight_format,
+            weight_format=weight_format.partition("+")[0],  # of several, own_formats says which is where
             head_format=head_format,
             kv_dtype=kv_dtype,
             max_context=max_context,
+            activations=activations,
+            own_formats=own_formats,
         )
     )
+
+
+def _own_formats(spec: ModelSpec, checkpoint: Checkpoint) -> dict[str, str]:
+    """Of a checkpoint of integer codes: the format of every matrix, by canonical name; else empty."""
+    if not any(isinstance(tensor, CodedTensor) for tensor in checkpoint.tensors.values()):
+        return {}
+    names = FAMILIES[spec.architecture].names
+    found: dict[str, str] = {}
+    for use in _program(spec, "bfloat16", "bfloat16", "bfloat16", max_context=1).weights.values():
+        for source in use.sources if use.kind == "linear" else ():
+            tensor = checkpoint.tensors.get(names.checkpoint_name(source))
+            if isinstance(tensor, CodedTensor):
+                found[source] = tensor.format
+            elif tensor is not None:
+                found[source] = str(tensor.dtype)
+                if found[source] != "bfloat16" and source not in ("embed", "lm_head"):
+                    raise ModelLoadError(
+                        "dtype_unsupported",
+                        f"tensor {names.checkpoint_name(source)} is {tensor.dtype} among integer codes; only "
+                        f"bfloat16 can be computed beside them. Quantize it too.",
+                    )
+    return found
 
 
 def _wanted(program: Program) -> list[Wanted]:
@@ -119,19 +153,26 @@ def _wanted(program: Program) -> list[Wanted]:
 def _matrix_dtype(program: Program, checkpoint: Checkpoint) -> str:
     """The dtype of the checkpoint's matrices; float32, which holds all of them exactly, where they differ."""
     dtypes = {
-        str(checkpoint.tensors[source].dtype)
+        str(tensor.dtype)
         for want in _wanted(program)
         if want.kind == "linear"
-        for source in want.sources
-        if source in checkpoint.tensors
+        for tensor in map(checkpoint.tensors.get, want.sources)
+        if tensor is not None and not isinstance(tensor, CodedTensor)
     }
+    if not dtypes:
+        return "bfloat16"
     return dtypes.pop() if len(dtypes) == 1 else "float32"
 
 
 def _facts(spec: ModelSpec, checkpoint: Checkpoint) -> Facts:
+    own_formats = _own_formats(spec, checkpoint)
+
     @cache
     def sketch(weight_format: str, head_format: str, kv_dtype: str = "bfloat16") -> Program:
-        return _program(spec, weight_format, head_format, kv_dtype, max_context=1)
+        return _program(
+            spec, weight_format, head_format, kv_dtype, max_context=1,
+            activations="bfloat16", own_formats=own_formats,
+        )  # fmt: skip
 
     def weight_bytes(weight_format: str, head_format: str) -> int:
         return sum(packed_bytes(w) for w in _wanted(sketch(weight_format, head_format)) if w.kind == "linear")
@@ -154,7 +195,13 @@ def _facts(spec: ModelSpec, checkpoint: Checkpoint) -> Facts:
         native_isa = choose_isa(env.isa())
         refusals = native_refusals(sketch("bfloat16", "bfloat16"))
     dtype = _matrix_dtype(sketch("bfloat16", "bfloat16"), checkpoint)
-    return Facts(dtype, native_isa, tuple(refusals), weight_bytes, layer_token_bytes)
+    head = own_formats.get("embed" if spec.tie_embeddings else "lm_head", "")
+    layers = [own for source, own in own_formats.items() if source.startswith("layers.")]
+    code_formats = tuple(sorted(set(layers) & set(FORMATS) - set(DTYPES)))
+    return Facts(
+        dtype, native_isa, tuple(refusals), weight_bytes, layer_token_bytes, code_formats=code_formats,
+        head_format=head,
+    )  # fmt: skip
 
 
 def _executor(
@@ -205,8 +252,8 @@ def _unpacked(program: Program, weights: LoadedWeights) -> dict[str, NDArray[np.
         arrays[name] = table.astype(np.float32)
     for name, packed in weights.packed.items():
         use = program.weights[name]
-        assert use.format is not None
-        arrays[name] = FORMATS[use.format].unpack(packed, *use.shape)
+        own = use.format or weights.coded_embeddings[name]
+        arrays[name] = FORMATS[own].unpack(packed, *use.shape)
     return arrays
 
 

@@ -1,4 +1,4 @@
-"""MODEL -> folder: a local folder, the name of an embedded model, or a Hugging Face id.
+"""MODEL -> folder: a local folder, a .gguf file, the name of an embedded model, or a Hugging Face id.
 
 Called by engine.build and `penstock models`. The hub is asked only for an id, once for each file, and not at
 all where HF_HUB_OFFLINE is set. Refuses in one line, with the nearest name it knows.
@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from penstock import env
+from penstock.engine.gguf_folder import SUFFIX, folder_of, gguf_in
 from penstock.errors import ModelNotFoundError
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "models"
@@ -40,13 +41,18 @@ def locate(model: str, revision: str | None = None) -> Path:
     path = os.path.expanduser(model)  # noqa: PTH111 these three of os.path raise for no text whatever
     if os.path.isdir(path):  # noqa: PTH112
         if not (Path(path) / "config.json").exists():
+            found = gguf_in(Path(path))
+            if found is not None:
+                return folder_of(found)
             raise ModelNotFoundError(
                 f"{model}: the folder has no config.json; name the folder of one checkpoint."
             )
         return Path(path)
     if os.path.isfile(path):  # noqa: PTH113
+        if path.endswith(SUFFIX):
+            return folder_of(Path(path))
         raise ModelNotFoundError(
-            f"{model} is a file; name the folder that holds config.json and the weights."
+            f"{model} is no .gguf file; name one, or the folder that holds config.json and the weights."
         )
     embedded = embedded_models()
     if model in embedded:

@@ -4,6 +4,7 @@ Writes the plain program: one op per step of the arithmetic, every rounding poin
 (DESIGN.md section 2). `passes.fuse` then makes of it what kernels run, with the same bits.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,19 +27,35 @@ FLOAT_FORMATS: Final = (
 )  # fp16 weights are widened exactly and run under the FP32 contract
 
 
-def operand_of(weight_format: str) -> str:
-    """What a linear of this format reads: the arithmetic contract follows the weights."""
+INT_FORMATS: Final = ("int8", "int4_g32", "int4_g64", "int4_g128")  # those that also have an INT kernel
+
+
+def operand_of(weight_format: str, activations: str = "int8") -> str:
+    """What a linear of this format reads: the arithmetic contract follows the weights.
+
+    `activations`: of formats that come in two contracts. Other integer codes are read under the BF16 one.
+    """
     if weight_format in FLOAT_FORMATS:
         return "float32"
-    return "bfloat16" if weight_format == "bfloat16" else "int8"
+    return activations if weight_format in INT_FORMATS else "bfloat16"
 
 
 def build(
-    spec: ModelSpec, *, weight_format: str, head_format: str, kv_dtype: str, max_context: int
+    spec: ModelSpec,
+    *,
+    weight_format: str,
+    head_format: str,
+    kv_dtype: str,
+    max_context: int,
+    activations: str = "int8",
+    own_formats: Mapping[str, str] | None = None,
 ) -> Program:
-    """The decoder pass of `spec`. The formats, the dtype of the cache and the length are the Plan's."""
-    b = Builder(spec, max_context)
-    formats = _Formats(weight_format, head_format, kv_dtype)
+    """The decoder pass of `spec`. The formats, the dtype of the cache and the length are the Plan's.
+
+    `own_formats`: of matrices (by canonical name) that the checkpoint stores as integer codes.
+    """
+    b = Builder(spec, max_context, own_formats)
+    formats = _Formats(weight_format, kv_dtype, activations)
     tables = _rope_constants(b, spec, max_context)
     groups = {layer: index for index, group in enumerate(spec.kv_groups()) for layer in group.layers}
 
@@ -54,8 +71,9 @@ def build(
 
     rows = b("last_rows", take_rows, x, "step.logit_rows")
     h = _norm(b, "final_norm", spec.final_norm, rows)
-    h = b("head_operand", operand, h, to=operand_of(head_format))
     source = "embed" if spec.tie_embeddings else "lm_head"
+    head_operand = operand_of(b.format_of(source, head_format), activations)
+    h = b("head_operand", operand, h, to=head_operand)
     head = b.linear_weight("lm_head", (spec.vocab_size, spec.hidden_size), head_format, source)
     b("logits", linear, h, head, None)
     return b.finish()
@@ -64,12 +82,12 @@ def build(
 @dataclass(frozen=True, slots=True)
 class _Formats:
     linear: str
-    head: str
     kv: str
+    activations: str
 
     @property
     def operand(self) -> str:
-        return operand_of(self.linear)
+        return operand_of(self.linear, self.activations)
 
     @property
     def attention(self) -> str:

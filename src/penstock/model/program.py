@@ -172,9 +172,13 @@ def _solve(dim: Dim, size: int, bound: dict[str, int]) -> None:
 class Builder:
     """Collects calls. `builder(output, op, *inputs, **attrs)` appends one and returns its output's name."""
 
-    def __init__(self, spec: ModelSpec, max_context: int) -> None:
+    def __init__(
+        self, spec: ModelSpec, max_context: int, own_formats: Mapping[str, str] | None = None
+    ) -> None:
+        """`own_formats`: of weights (by canonical source) that the checkpoint stores as integer codes."""
         self._spec = spec
         self._max_context = max_context
+        self._own_formats = own_formats or {}
         self._calls: list[Call] = []
         self._weights: dict[str, WeightUse] = {}
         self._constants: dict[str, Array] = {}
@@ -196,7 +200,12 @@ class Builder:
         return output
 
     def linear_weight(self, name: str, shape: tuple[int, int], format: str, source: str | None = None) -> str:
-        return self._weight(name, shape, "linear", format, source)
+        own = self.format_of(source or self._prefix + name, format)
+        return self._weight(name, shape, "linear", own, source)
+
+    def format_of(self, source: str, format: str) -> str:
+        """The format of a matrix: the checkpoint's own codes, else `format`."""
+        return self._own_formats.get(source, format)
 
     def vector(self, name: str, size: int) -> str:
         return self._weight(name, (size,), "vector", None, None)

@@ -29,11 +29,13 @@ ASKED = "asked for"
 class Facts:
     """What planning needs to know of the checkpoint and the build, as plain values."""
 
-    checkpoint_dtype: str  # of the matrices: float32 | float16 | bfloat16
+    checkpoint_dtype: str  # of the matrices that are no codes: float32 | float16 | bfloat16
     native_isa: str | None  # None: no native build
     native_refusals: tuple[str, ...]  # ops of the model without a native kernel
     weight_bytes: Callable[[str, str], int]  # (weight format, head format) -> packed bytes
     layer_token_bytes: Callable[[str, str], list[int]]  # (backend, kv dtype) -> per layer
+    code_formats: tuple[str, ...] = ()  # of matrices that are integer codes in the checkpoint
+    head_format: str = ""  # of the head, where it is one of them
 
 
 def make_plan(config: EngineConfig, spec: ModelSpec, facts: Facts, machine: Machine) -> Plan:
@@ -48,13 +50,19 @@ def make_plan(config: EngineConfig, spec: ModelSpec, facts: Facts, machine: Mach
         )
     reasons: dict[str, str] = {}
     backend = _backend(config, facts, reasons)
-    weight_format, head_format, contract = _formats(config, facts, reasons)
+    formats = _own_codes if facts.code_formats else _formats
+    weight_format, head_format, contract = formats(config, facts, reasons)
+    activations = _activations(config, facts, weight_format, reasons)
+    if contract == "int8":
+        contract = activations
     kv_dtype = "float32" if contract == "float32" else "bfloat16"
     reasons["kv_dtype"] = reasons["dtype"] = f"follows the {contract} arithmetic"
-    is_faithful = weight_format in (facts.checkpoint_dtype, "float32")
+    own = weight_format if facts.code_formats else facts.checkpoint_dtype
+    is_faithful = weight_format in (own, "float32") and contract != "int8"
     reasons["is_faithful"] = (
-        f"{weight_format} holds {facts.checkpoint_dtype} weights "
-        f"{'exactly' if is_faithful else 'approximately'}"
+        "int8 activations approximate"
+        if facts.code_formats and not is_faithful
+        else f"{weight_format} holds {own} weights {'exactly' if is_faithful else 'approximately'}"
     )
     weight_bytes = facts.weight_bytes(weight_format, head_format)
     reasons["weight_bytes"] = "packed matrices; tables of embeddings stay in their file"
@@ -83,6 +91,7 @@ def make_plan(config: EngineConfig, spec: ModelSpec, facts: Facts, machine: Mach
         contract=contract,
         weight_format=weight_format,
         head_format=head_format,
+        activations=activations,
         kv_dtype=kv_dtype,
         is_faithful=is_faithful,
         max_context=max_context,
@@ -146,13 +155,54 @@ def _formats(config: EngineConfig, facts: Facts, reasons: dict[str, str]) -> tup
         raise ConfigError(f"weights {config.weights!r} is none of auto, int4, {', '.join(LOSSY_FORMATS)}.")
     if config.dtype not in ("auto", "bfloat16"):
         raise ConfigError(
-            f"weights {config.weights} computes in int8 and bfloat16, dtype asks for {config.dtype}; "
+            f"weights {config.weights} computes with int8 or bfloat16, dtype asks for {config.dtype}; "
             f"drop one of the two."
         )
-    reasons["weight_format"] = f"--weights {config.weights}: lossy, int8 activations"
+    reasons["weight_format"] = f"--weights {config.weights}: lossy"
     reasons["head_format"] = "logits of a 4-bit head cost more quality than its bytes are worth"
     reasons["contract"] = "that of integer weights"
     return weight_format, "int8", "int8"
+
+
+def _own_codes(config: EngineConfig, facts: Facts, reasons: dict[str, str]) -> tuple[str, str, str]:
+    """The same of a checkpoint that is itself integer codes: each matrix as it is stored."""
+    names = "+".join(facts.code_formats)
+    if config.weights != "auto":
+        raise ConfigError(
+            f"weights {config.weights!r} would quantize a second time: the checkpoint holds {names}. "
+            f"Leave it out."
+        )
+    if config.dtype not in ("auto", "bfloat16"):
+        raise ConfigError(f"dtype {config.dtype!r}: integer codes are computed with bfloat16; leave it out.")
+    reasons["weight_format"] = "the checkpoint's own codes"
+    reasons["head_format"] = "the checkpoint's own"
+    reasons["contract"] = "what multiplies integer codes"
+    return names, facts.head_format or facts.checkpoint_dtype, "int8"
+
+
+def _activations(config: EngineConfig, facts: Facts, weight_format: str, reasons: dict[str, str]) -> str:
+    if weight_format in DTYPES:
+        if config.activations != "auto":
+            raise ConfigError(
+                f"activations {config.activations!r} is for integer weights; these are {weight_format}. "
+                f"Ask for --weights int8 or int4 too, or leave it out."
+            )
+        reasons["activations"] = "no weights are integers"
+        return "bfloat16"
+    if config.activations != "auto":
+        without = [name for name in facts.code_formats if name not in LOSSY_FORMATS]
+        if config.activations == "int8" and without:
+            raise ConfigError(
+                f"activations int8: this checkpoint holds {', '.join(without)}, which native kernels "
+                f"multiply with bfloat16 alone. Leave it out."
+            )
+        reasons["activations"] = ASKED
+        return config.activations
+    if facts.code_formats:
+        reasons["activations"] = "bfloat16 loses nothing of the checkpoint's own codes"
+        return "bfloat16"
+    reasons["activations"] = "as quick as integers go; --activations bfloat16 loses less"
+    return "int8"
 
 
 def _block_size(config: EngineConfig, backend: str, reasons: dict[str, str]) -> int:

@@ -14,14 +14,25 @@ from penstock.errors import ModelLoadError
 
 def read_json(path: Path) -> dict[str, Any]:  # Any: foreign JSON
     try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelLoadError(
-            "bad_tokenizer", f"{path.name}: cannot be read as JSON ({error}); download it again."
-        ) from None
+        text = path.read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise _not_json(path.name, error) from None
+    return parse_json_text(text, path.name)
+
+
+def parse_json_text(text: str, name: str) -> dict[str, Any]:  # Any: foreign JSON
+    """The object that `text` is; `name` is what an error calls it."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _not_json(name, error) from None
     if not isinstance(value, dict):
-        raise ModelLoadError("bad_tokenizer", f"{path.name}: is not a JSON object; download it again.")
+        raise ModelLoadError("bad_tokenizer", f"{name}: is not a JSON object; download it again.")
     return value
+
+
+def _not_json(name: str, error: Exception) -> ModelLoadError:
+    return ModelLoadError("bad_tokenizer", f"{name}: cannot be read as JSON ({error}); download it again.")
 
 
 def check_tokenizer(content: Mapping[str, Any]) -> None:  # Any: foreign JSON

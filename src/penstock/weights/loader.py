@@ -6,7 +6,7 @@ pages of the source being read (mapped, evictable).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from penstock.errors import ModelLoadError
 from penstock.weights import packed
 from penstock.weights.arena import reserve
+from penstock.weights.coding import CodedRows, Coding, join_rows
 from penstock.weights.format import FORMATS, PANEL_COLUMNS
-from penstock.weights.reader import Checkpoint
+from penstock.weights.reader import Checkpoint, CodedTensor, Tensor
 from penstock.weights.safetensors_file import shown
 
 DTYPE_NAMES = {
@@ -26,6 +27,8 @@ DTYPE_NAMES = {
     np.dtype(np.float16): "float16",
     np.dtype(ml_dtypes.bfloat16): "bfloat16",
 }
+
+CODES_AT_A_TIME = 4 << 20  # decoded: a few bytes each
 
 # (source rows [n,k], its dtype, format, out bytes) -> are all source values finite
 Packer = Callable[[NDArray[np.generic], str, str, NDArray[np.uint8]], bool]
@@ -47,6 +50,7 @@ class LoadedWeights:
     packed: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
     vectors: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     embeddings: dict[str, NDArray[np.generic]] = field(default_factory=dict)  # the checkpoint's own bytes
+    coded_embeddings: dict[str, str] = field(default_factory=dict)  # name -> format: packed, as the linears
     notes: list[str] = field(default_factory=list)  # one line each, for start-up
     was_cached: bool = False
 
@@ -85,17 +89,29 @@ def load(
     out = LoadedWeights()
     for want in wanted:
         if want.kind == "vector":
-            parts = [checkpoint.tensors[source].astype(np.float32) for source in want.sources]
+            parts = [_floats(checkpoint.tensors[source]).astype(np.float32) for source in want.sources]
             out.vectors[want.name] = np.ascontiguousarray(np.concatenate(parts))
             _refuse_unless(bool(np.isfinite(out.vectors[want.name]).all()), want)
-        elif want.kind == "embedding":
-            out.embeddings[want.name] = checkpoint.tensors[want.sources[0]]
     linears = [want for want in wanted if want.kind == "linear"]
+    same: dict[str, str] = {}  # coded embedding -> the linear that is packed from the same codes
+    for want in wanted:
+        if want.kind != "embedding":
+            continue
+        table = checkpoint.tensors[want.sources[0]]
+        if not isinstance(table, CodedTensor):
+            out.embeddings[want.name] = table
+            continue
+        out.coded_embeddings[want.name] = table.format
+        twin = (linear.name for linear in linears if linear.sources == want.sources)
+        same[want.name] = next(twin, want.name)
+        if same[want.name] == want.name:
+            linears.append(replace(want, kind="linear", format=table.format))
     sizes = {want.name: packed_bytes(want) for want in linears}
     contents = {want.name: (str(want.format), want.shape, want.sources) for want in linears}
     path = packed.path_of(cache, packed.key_of(checkpoint.source_hash, contents)) if cache else None
     if path is not None and not verify and (found := packed.load(path, sizes)) is not None:
         out.packed, out.was_cached = found, True
+        out.packed |= {name: found[twin] for name, twin in same.items()}
         return out
     memory = reserve(sum(sizes.values()))
     at = 0
@@ -104,17 +120,26 @@ def load(
         at += sizes[want.name]
         _refuse_unless(_pack(checkpoint.tensors, want, out.packed[want.name], pack), want)
     for want in wanted:
-        if want.kind == "embedding":
+        if want.name in out.embeddings:
             _refuse_unless(_is_finite(out.embeddings[want.name]), want)
     checkpoint.check_unchanged()
     if path is not None and (failure := packed.save(path, out.packed)):
         out.notes.append(failure)
+    out.packed |= {name: out.packed[twin] for name, twin in same.items()}
     return out
 
 
-def _pack(tensors: Mapping[str, np.ndarray], want: Wanted, out: NDArray[np.uint8], pack: Packer) -> bool:
+def _floats(tensor: Tensor) -> NDArray[np.generic]:
+    assert not isinstance(tensor, CodedTensor), "only matrices have codes, says _check"
+    return tensor
+
+
+def _pack(tensors: Mapping[str, Tensor], want: Wanted, out: NDArray[np.uint8], pack: Packer) -> bool:
     assert want.format is not None
-    parts = [tensors[source] for source in want.sources]
+    coded = [tensor for tensor in map(tensors.__getitem__, want.sources) if isinstance(tensor, CodedTensor)]
+    if coded:
+        return _pack_codes(coded, want, out)
+    parts = [_floats(tensors[source]) for source in want.sources]
     if len({part.dtype for part in parts}) > 1:
         parts = [part.astype(np.float32) for part in parts]  # which holds all of them exactly
     if any(part.shape[0] % PANEL_COLUMNS for part in parts[:-1]):
@@ -127,6 +152,32 @@ def _pack(tensors: Mapping[str, np.ndarray], want: Wanted, out: NDArray[np.uint8
         finite &= pack(part, DTYPE_NAMES[part.dtype], want.format, out[at : at + size])
         at += size
     return finite
+
+
+def _pack_codes(parts: Sequence[CodedTensor], want: Wanted, out: NDArray[np.uint8]) -> bool:
+    """A few panels at a time, wherever in the stack of `parts` their rows are."""
+    coding: Coding = FORMATS[str(want.format)].coding  # type: ignore[attr-defined]  # a coded one, says _check
+    n, k = want.shape
+    per_panel = panel_bytes(str(want.format), k)
+    step = max(1, CODES_AT_A_TIME // (k * PANEL_COLUMNS)) * PANEL_COLUMNS
+    finite = True
+    for begin in range(0, n, step):
+        rows = _rows_of(parts, begin, min(begin + step, n))
+        finite &= rows.is_finite()
+        first, last = begin // PANEL_COLUMNS, -(-min(begin + step, n) // PANEL_COLUMNS)
+        out[first * per_panel : last * per_panel] = coding.pack(rows)
+    return finite
+
+
+def _rows_of(parts: Sequence[CodedTensor], begin: int, end: int) -> CodedRows:
+    """Rows [begin, end) of the stack."""
+    found, at = [], 0
+    for part in parts:
+        first, last = max(begin - at, 0), min(end - at, part.shape[0])
+        if first < last:
+            found.append(part.decode(slice(first, last)))
+        at += part.shape[0]
+    return join_rows(found)
 
 
 def _is_finite(table: NDArray[np.generic]) -> bool:
@@ -153,9 +204,7 @@ def _refuse_unless(finite: bool, want: Wanted) -> None:
         )
 
 
-def _check(
-    tensors: Mapping[str, np.ndarray], wanted: Sequence[Wanted], is_inert: Callable[[str], bool]
-) -> None:
+def _check(tensors: Mapping[str, Tensor], wanted: Sequence[Wanted], is_inert: Callable[[str], bool]) -> None:
     used: set[str] = set()
     for want in wanted:
         used.update(want.sources)
@@ -167,7 +216,14 @@ def _check(
                     f"tensor {source} is not in the checkpoint; it may be incomplete, download it again.",
                 )
             tensor = tensors[source]
-            if tensor.dtype not in DTYPE_NAMES:
+            if isinstance(tensor, CodedTensor):
+                if want.kind == "vector" or want.format not in (None, tensor.format):
+                    raise ModelLoadError(
+                        "dtype_unsupported",
+                        f"tensor {source} holds {tensor.format} codes, not {want.format or 'floats'}; "
+                        f"use a checkpoint that quantizes its matrices alike.",
+                    )
+            elif tensor.dtype not in DTYPE_NAMES:
                 raise ModelLoadError(
                     "dtype_unsupported",
                     f"tensor {source} is {tensor.dtype}; convert it to float32, float16 or bfloat16.",

@@ -4,7 +4,7 @@ Called by engine.build. A reader refuses what it cannot prove harmless, with one
 docs/errors.md, and never runs code from a file.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +13,23 @@ import numpy as np
 
 from penstock.errors import ModelLoadError
 from penstock.registry import Registry
+from penstock.weights.coding import CodedRows
+
+
+@dataclass(frozen=True, slots=True)
+class CodedTensor:
+    """A matrix [N,K] that a checkpoint stores as integer codes, decoded a few rows at a time."""
+
+    shape: tuple[int, int]
+    format: str  # a name of FORMATS that holds it without loss
+    decode: Callable[[slice], CodedRows]  # of these rows
+
+    @property
+    def ndim(self) -> int:
+        return 2
+
+
+Tensor = np.ndarray | CodedTensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +40,7 @@ class Checkpoint:
     everywhere. `source_hash` also changes with the time of their last change, so that no rewrite goes unseen.
     """
 
-    tensors: Mapping[str, np.ndarray]  # as stored; the loader refuses dtypes it does not know
+    tensors: Mapping[str, Tensor]  # as stored; the loader refuses dtypes it does not know
     source_hash: str
     content_hash: str = ""
     stamps: Mapping[Path, tuple[int, int]] = field(
@@ -75,5 +92,5 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         )
     raise ModelLoadError(
         "missing_shard",
-        f"{folder.name}: no weights (looked for *.safetensors); check that the download is complete.",
+        f"{folder.name}: no weights (looked for *.safetensors, *.gguf); the download may be incomplete.",
     )

@@ -59,7 +59,7 @@ class SafetensorsFile:
 
 def read_file(path: Path) -> SafetensorsFile:
     """Map and check `path`. Copies nothing but the header, unless an odd length leaves data unaligned."""
-    data, stamp = _map(path)
+    data, stamp = map_file(path)
     header_bytes = int.from_bytes(data[:8], "little")
     if not 2 <= header_bytes <= min(MAX_HEADER_BYTES, len(data) - 8):
         _refuse_foreign(path, bytes(data[:64]))
@@ -107,7 +107,7 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
 
 
-def _map(path: Path) -> tuple[mmap.mmap, tuple[int, int]]:
+def map_file(path: Path) -> tuple[mmap.mmap, tuple[int, int]]:
     """The whole file, read-only. What is no regular file of this checkpoint is not opened."""
     try:
         if not _is_inside(path):
@@ -149,7 +149,7 @@ def _refuse_foreign(path: Path, begin: bytes) -> None:
     elif begin.startswith(b"\x80") and begin[1] <= 5:
         why = "is a pickle, which can run code when it is read; convert it to safetensors"
     elif begin.startswith(b"GGUF"):
-        why = "is a GGUF file; give the safetensors checkpoint that it was made from"
+        why = "is a GGUF file; name it without the .safetensors"
     else:
         return
     raise ModelLoadError("unsupported_format", f"{path.name} {why}.")

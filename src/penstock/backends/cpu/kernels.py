@@ -18,6 +18,11 @@ Lower = Callable[["Lowering", Call], None]
 def _embed(low: "Lowering", call: Call) -> None:
     tokens, weight = call.inputs
     assert tokens == "step.tokens"
+    coded = low.coded_embedding(weight)
+    if coded is not None:
+        packed, weight_format, (n, k) = coded
+        low.native.embed_codes(packed, weight_format, n, k, low.floats(call, k))
+        return
     table, dtype = low.embedding(weight)
     low.native.embed(table, dtype, low.floats(call, table.shape[1]))
 
@@ -103,6 +108,12 @@ def _gated_operand(low: "Lowering", call: Call) -> None:
     low.native.gated(low[gate_up], call.attrs["act"], out)
 
 
+def _join(low: "Lowering", call: Call) -> None:
+    left, right = call.inputs
+    out = low.floats(call, low.width(left) + low.width(right))
+    low.native.join(low[left], low[right], out)
+
+
 CPU: Mapping[str, Lower] = {
     "embed": _embed,
     "norm_operand": _norm_operand,
@@ -113,6 +124,7 @@ CPU: Mapping[str, Lower] = {
     "split_rope_write": _split_rope_write,
     "attention": _attention,
     "gated_operand": _gated_operand,
+    "join": _join,
 }
 
 

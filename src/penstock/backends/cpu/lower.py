@@ -120,6 +120,15 @@ class Lowering:
         unsigned = table.view(np.uint16) if table.itemsize == 2 else table
         return unsigned, DTYPE_NAMES[table.dtype]
 
+    def coded_embedding(self, name: str | None) -> tuple[NDArray[np.uint8], str, tuple[int, ...]] | None:
+        """(panels, their format, [V,H]) of a table that is integer codes."""
+        own = self._weights.coded_embeddings.get(_weight_name(name))
+        if own is None:
+            return None
+        packed = self._weights.packed[_weight_name(name)]
+        self.kept.append(packed)
+        return packed, own, self._program.weights[_weight_name(name)].shape
+
     def vector(self, name: str | None) -> NDArray[np.float32] | None:
         if name is None:
             return None
@@ -186,6 +195,8 @@ class Lowering:
             width = self._program.weights[_weight_name(call.inputs[1])].shape[1]
         elif name == "split_rope_write":
             width = attrs["num_heads"] * (-(-attrs["head_dim"] // 32) * 32)
+        elif name == "join":
+            width = widths[first or ""] + widths[call.inputs[1] or ""]
         elif name == "attention":
             width = attrs["num_heads"] * attrs["head_dim"]
         else:

@@ -14,7 +14,7 @@ from penstock.ops.contract import Op
 from penstock.ops.embedding import take_rows
 from penstock.ops.linear import linear, linear_add
 from penstock.ops.norm import head_norm, norm_operand, rms_norm, rows_norm_operand
-from penstock.ops.pointwise import add, gated, gated_operand
+from penstock.ops.pointwise import add, gated, gated_operand, join
 from penstock.ops.rope import rope, split_rope_write
 from penstock.ops.rounding import operand, round_to
 
@@ -91,11 +91,34 @@ class _Rewriter:
         self._weights[name] = WeightUse(name, sources, shape, uses[0].kind, uses[0].format)
         return f"weights.{name}"
 
-    def can_stack(self, products: list[Call]) -> bool:
-        """Same input, same format, and all with a bias or none."""
-        formats = {self._weights[str(call.inputs[1]).removeprefix("weights.")].format for call in products}
+    def can_join(self, products: list[Call]) -> bool:
+        """Same input, and all with a bias or none."""
         has_bias = {call.inputs[2] is not None for call in products}
-        return len({call.inputs[0] for call in products}) == len(formats) == len(has_bias) == 1
+        return len({call.inputs[0] for call in products}) == len(has_bias) == 1
+
+    def joined(self, products: list[Call], name: str) -> list[Call]:
+        """Calls that make `name`, the products side by side: neighbours of one format are one product."""
+        runs: list[list[Call]] = []
+        for call in products:
+            if runs and self._format_of(runs[-1][-1]) == self._format_of(call):
+                runs[-1].append(call)
+            else:
+                runs.append([call])
+        calls: list[Call] = []
+        for index, run in enumerate(runs):
+            part = name if len(runs) == 1 else f"{name}.{index}"
+            weight = self.stack(part, [call.inputs[1] for call in run])
+            bias = self.stack(f"{part}_bias", [call.inputs[2] for call in run])
+            calls.append(Call(linear, (run[0].inputs[0], weight, bias), part, run[0].attrs))
+        left = calls[0].output
+        for index, call in enumerate(calls[1:], start=2):
+            output = name if index == len(runs) else f"{name}.0-{index - 1}"
+            calls.append(Call(join, (left, call.output), output, {}))
+            left = output
+        return calls
+
+    def _format_of(self, product: Call) -> str | None:
+        return self._weights[str(product.inputs[1]).removeprefix("weights.")].format
 
     def _put(self, call: Call, slot: int) -> None:
         self._slots[slot].append(call)
@@ -156,13 +179,11 @@ def _qkv(r: _Rewriter, write: Call) -> bool:
     products = [call for call in (q, k, v) if call is not None]
     same_norm = (q_norm and q_norm.attrs) == (k_norm and k_norm.attrs)
     same_rope = (q_rope and q_rope.inputs[1:]) == (k_rope and k_rope.inputs[1:])
-    if v_norm or v_rope or not same_norm or not same_rope or not r.can_stack(products) or q_round is None:
+    if v_norm or v_rope or not same_norm or not same_rope or not r.can_join(products) or q_round is None:
         return False
 
     layer = str(write.output).removesuffix("kv")  # layers.<i>.attn.
-    weight = r.stack(f"{layer}qkv", [call.inputs[1] for call in products])
-    bias = r.stack(f"{layer}qkv_bias", [call.inputs[2] for call in products])
-    joined = Call(linear, (products[0].inputs[0], weight, bias), f"{layer}qkv", {})
+    joined = r.joined(products, f"{layer}qkv")
     kv, positions, row_request, block_table = write.inputs[2:]
     cos, sin = q_rope.inputs[2:] if q_rope else (None, None)
     norms = [call.inputs[1] if call else None for call in (q_norm, k_norm)]
@@ -172,10 +193,10 @@ def _qkv(r: _Rewriter, write: Call) -> bool:
         "weight_offset": q_norm.attrs["weight_offset"] if q_norm else 0.0,
         "to": q_round.attrs["to"],
     }
-    inputs = (joined.output, *norms, positions, cos, sin, kv, block_table, row_request)
+    inputs = (joined[-1].output, *norms, positions, cos, sin, kv, block_table, row_request)
     written = Call(split_rope_write, inputs, q_round.output, attrs)
     swallowed = [call for chain in chains for call in chain or [] if call is not None]
-    r.replace([*swallowed, write], [joined, written])
+    r.replace([*swallowed, write], [*joined, written])
     return True
 
 
@@ -184,14 +205,12 @@ def _gate_up(r: _Rewriter, end: Call) -> bool:
     if act is None:
         return False
     gate, up = (r.maker(value, linear) for value in act.inputs)
-    if gate is None or up is None or not r.can_stack([gate, up]):
+    if gate is None or up is None or not r.can_join([gate, up]):
         return False
     layer = act.output.removesuffix("gated")  # layers.<i>.mlp.
-    weight = r.stack(f"{layer}gate_up", [gate.inputs[1], up.inputs[1]])
-    bias = r.stack(f"{layer}gate_up_bias", [gate.inputs[2], up.inputs[2]])
-    joined = Call(linear, (gate.inputs[0], weight, bias), f"{layer}gate_up", {})
-    closed = Call(gated_operand, (joined.output,), end.output, {**act.attrs, **end.attrs})
-    r.replace([gate, up, act, end], [joined, closed])
+    joined = r.joined([gate, up], f"{layer}gate_up")
+    closed = Call(gated_operand, (joined[-1].output,), end.output, {**act.attrs, **end.attrs})
+    r.replace([gate, up, act, end], [*joined, closed])
     return True
 
 
