@@ -1,4 +1,4 @@
-"""Every byte of a small GGUF header, changed in every simple way: a typed error, or tensors within the file."""
+"""Every byte of a small GGUF header, changed in every simple way: a typed error, or tensors of the file."""
 
 import struct
 from pathlib import Path
