@@ -19,6 +19,7 @@ from penstock.backends.cpu.probe import dropped_isa, isas
 from penstock.config import EngineConfig, Plan
 from penstock.engine.locate import locate
 from penstock.engine.prompts import load_template
+from penstock.errors import ModelLoadError
 from penstock.model.build import build
 from penstock.model.family import FAMILIES, read_model
 from penstock.model.generation import GenerationDefaults, read_generation
