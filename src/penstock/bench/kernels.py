@@ -6,6 +6,7 @@ any two steps, by the same workers over the same memory, and each step is held a
 what a shared machine does to both cancels.
 """
 
+import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -89,8 +90,8 @@ class Timed:
     steal: float  # share of processor time that the host gave to others
 
 
-def cases(text: str = "") -> list[Case]:
-    """All cases whose name contains `text`."""
+def cases(pattern: str = "") -> list[Case]:
+    """All cases in whose name the regular expression is found."""
     made = [_linear_case(weight_format, rows) for weight_format in FORMATS for rows in ROWS]
     for dtype in ("bfloat16", "float32"):
         made += [
@@ -103,7 +104,7 @@ def cases(text: str = "") -> list[Case]:
         for logits in LOGIT_SCALES
         for name in SAMPLERS
     ]
-    return [case for case in made if text in case.name]
+    return [case for case in made if re.search(pattern, case.name)]
 
 
 def _linear_case(weight_format: str, rows: int) -> Case:

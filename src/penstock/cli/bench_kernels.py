@@ -5,6 +5,7 @@ With --profile, the whole step of each case instead, kernel by kernel. Needs the
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,13 +16,27 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--filter", default="", metavar="TEXT", help="only cases whose name contains TEXT")
+    parser.add_argument(
+        "--filter",
+        type=pattern,
+        default="",
+        metavar="REGEX",
+        help="only cases in whose name it is found: '^int4_g64 rows=(1|8)$'",
+    )
     parser.add_argument("--list", action="store_true", help="print the names of the cases and leave")
     parser.add_argument("--profile", action="store_true", help="show where a whole step's time goes, per op")
     parser.add_argument("--json", action="store_true", help="print rows as JSON lines")
     parser.add_argument("--out", type=Path, metavar="FILE", help="append the rows to FILE, as JSON lines")
     parser.add_argument("--repeats", type=int, default=9, metavar="N", help="steps per case. Default: 9")
     parser.add_argument("--threads", type=int, default=None, metavar="N", help="Default: the physical cores")
+
+
+def pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
+    return text
 
 
 def run(options: argparse.Namespace) -> int:
