@@ -6,7 +6,7 @@ Used by the bench verbs. Prompts never repeat, so that the prefix cache gives no
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -102,10 +102,13 @@ class Bench:
         """`batch` requests of `context` prompt tokens; `num_tokens` (at least 4) steps with all of them."""
         num_drawn = num_tokens + self.num_prefill_steps(batch, context)
         params = SamplingParams(max_tokens=num_drawn, temperature=0, ignore_eos=True)
-        prompts = self.prompts(batch, context)
+        return decode_of(self.steps_of(self.prompts(batch, context), params), batch)
+
+    def steps_of(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[Step]:
+        """Every step of one `generate`."""
         self._timed.steps.clear()
         self.llm.generate(prompts, params, use_tqdm=False)
-        return decode_of(self._timed.steps, batch)
+        return list(self._timed.steps)
 
     def profile_decode(self, batch: int, context: int, num_tokens: int) -> NDArray[np.int64]:
         """ns[S,O,2] of the steps in which every request got one token (backends/cpu/executor.py)."""
