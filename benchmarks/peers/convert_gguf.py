@@ -32,9 +32,11 @@ def main() -> None:
         convert(model, source, whole)
     for kind in sys.argv[5:]:
         target = out / f"{model.name}-{kind}.gguf"
+        pure = ["--pure"] if kind.endswith("-pure") else []  # the tied head, too, instead of Q6_K
         if not target.exists():
             subprocess.check_call(
-                [quantize, whole, target, kind, str(os.cpu_count())], stdout=subprocess.DEVNULL
+                [quantize, *pure, whole, target, kind.removesuffix("-pure"), str(os.cpu_count())],
+                stdout=subprocess.DEVNULL,
             )
         print(target, target.stat().st_size)
 
