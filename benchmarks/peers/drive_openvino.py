@@ -61,8 +61,8 @@ class OpenVino:
         return drawn / (end - begin)
 
     def prefill(self, prompt: list[int]) -> None:
-        self._add(prompt, 1)
-        while self._pipe.has_non_finished_requests():
+        handle = self._add(prompt, 1)
+        while not handle.can_read():
             self._pipe.step()
 
     def logits(self, ids: list[int], out: str) -> int:
