@@ -34,3 +34,8 @@ def hub_cache_dir() -> Path:
 
 def hub_is_offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}
+
+
+def for_child(**changes: str) -> dict[str, str]:
+    """The environment of a process that is started, with `changes`."""
+    return dict(os.environ) | changes

@@ -42,7 +42,8 @@ class Driver:
         self._memory = PeakMemory(self._process.pid) if watch else None
         self._answers: queue.Queue[str] = queue.Queue()
         assert self._process.stdout is not None
-        threading.Thread(target=self._listen, args=(self._process.stdout,), daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, args=(self._process.stdout,), daemon=True)
+        self._listener.start()
         self.description: dict[str, Any] = {}  # Any: what the peer says of itself
 
     def __enter__(self) -> "Driver":
@@ -86,14 +87,19 @@ class Driver:
             self._memory.stop()
         self._signal(signal.SIGKILL)
         self._process.wait()
+        self._listener.join()
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
 
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
 
     def _listen(self, answers: TextIO) -> None:
-        for line in answers:
-            self._answers.put(line)
+        with answers:
+            for line in answers:
+                self._answers.put(line)
         self._answers.put("")
 
     def _answer(self) -> dict[str, Any]:

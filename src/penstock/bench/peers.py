@@ -6,7 +6,6 @@ in every engine, so that only decode is timed.
 """
 
 import json
-import os
 import re
 import statistics
 import sys
@@ -16,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import penstock
+from penstock import env
 from penstock.backends.cpu.probe import Probe
 from penstock.bench.driver import Driver
 from penstock.bench.kernels import Steal
@@ -191,13 +192,9 @@ class Session:
 
 
 def environment() -> dict[str, str]:
-    """What drivers see: the caller's environment, with the checkout's own package first for ours."""
-    import penstock
-
-    return dict(os.environ) | {
-        "PYTHONPATH": str(Path(penstock.__file__).parent.parent),
-        "OMP_WAIT_POLICY": "PASSIVE",
-    }
+    """What drivers see: ours finds the package that runs this, peers find no thread settings but their own."""
+    made = env.for_child(PYTHONPATH=str(Path(penstock.__file__).parent.parent))
+    return {name: value for name, value in made.items() if not name.startswith(("OMP_", "KMP_", "GOMP_"))}
 
 
 @dataclass(frozen=True, slots=True)

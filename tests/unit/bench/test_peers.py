@@ -10,7 +10,7 @@ import pytest
 from tests.unit.cli.conftest import here  # noqa: F401  # the command line in this process
 
 from penstock.bench.driver import Driver
-from penstock.bench.peers import Case, Catalogue, Pair, verdicts
+from penstock.bench.peers import Case, Catalogue, Pair, environment, verdicts
 from penstock.bench.ratio import ratio_of
 from penstock.bench.record import read
 from penstock.cli import bench_peers
@@ -136,6 +136,14 @@ def test_an_engine_that_dies_is_named_with_its_log(tmp_path):
         driver.ready()
 
     assert "no model" in log.read_text()
+
+
+def test_peers_find_no_thread_settings_of_the_shell(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("HOME_OF_A_PEER", "here")
+
+    assert "OMP_NUM_THREADS" not in environment()
+    assert environment()["HOME_OF_A_PEER"] == "here"
 
 
 def test_rows_under_a_thieving_host_are_void():
