@@ -192,7 +192,7 @@ class Session:
 
 
 def environment() -> dict[str, str]:
-    """What drivers see: ours finds the package that runs this, peers find no thread settings but their own."""
+    """What drivers see: ours finds the package that runs this, peers no thread settings but their own."""
     made = env.for_child(PYTHONPATH=str(Path(penstock.__file__).parent.parent))
     return {name: value for name, value in made.items() if not name.startswith(("OMP_", "KMP_", "GOMP_"))}
 
