@@ -31,7 +31,7 @@ demo: $(STAMP)
 	  $(BIN)/penstock run $(MODEL) --prompt - --max-tokens 100 --seed 2 --stats
 
 serve: $(STAMP)
-	@echo "the server is step 4 of the plan (docs/LOG.md); for now: $(BIN)/penstock run $(MODEL)"
+	$(BIN)/penstock serve $(MODEL)
 
 test: $(STAMP)
 	$(BIN)/pytest -m "not slow and not oracle"

@@ -24,6 +24,7 @@ ENDING = """
 | `PENSTOCK_ISA` | run one path of the native kernels: `scalar`, `avx2`, `avx512`, `amx`, `amx-emulated` |
 | `PENSTOCK_BREAK` | break row-independence on purpose, so that tests prove that they notice |
 | `XDG_CACHE_HOME` | packed weights are kept in `penstock/packed` below it; else below `~/.cache` |
+| `PENSTOCK_API_KEY` | a key that clients of the server must bring; `--api-key-file` holds more |
 | `HF_HOME`, `HF_HUB_CACHE`, `HF_HUB_OFFLINE` | as other Hugging Face tools read them |
 
 None of them is needed for good speed.
@@ -68,6 +69,9 @@ def reference() -> str:
         lines += table(parser, own)
         for kind, sub in sub_parsers(parser).items():
             lines += [f"### penstock {verb} {kind}", "", *table(sub, own)]
+        if verb == "serve":
+            lines += ["Server: the same names stand in the table `server` of `--config`.", ""]
+            lines += table(parser, {"server"})
         if verb == "run":
             engine = parser
             lines += ["Sampling: what is not given is what the model's authors suggest.", ""]

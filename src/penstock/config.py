@@ -4,13 +4,23 @@ A field is declared once: its flag, help text and vLLM spelling hang on it; `cli
 are generated from them. Nobody edits either type after it is made.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import msgspec
 
 Auto = Literal["auto"]
+Asked = TypeVar("Asked", bound=msgspec.Struct)
+KINDS: dict[Any, str] = {  # Any: types and unions of them
+    bool: "true or false",
+    str: "a text",
+    str | None: "a text",
+    int: "a whole number",
+    float: "a number",
+    tuple[str, ...]: "a list of texts",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +34,11 @@ class Option:
 
 def option(help: str, *, vllm: str = "", choices: tuple[str, ...] = ()) -> msgspec.Meta:
     return msgspec.Meta(extra={"option": Option(help, tuple(vllm.split()), choices)})
+
+
+def limit(help: str, *, low: float, high: float) -> msgspec.Meta:
+    """A bound of the server: a field of `engine.serving.Limits`, set in the TOML table of that name."""
+    return msgspec.Meta(ge=low, le=high, extra={"option": Option(help)})
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -88,6 +103,46 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     verify_weights: Annotated[bool, option("Scan every weight for NaN and Inf at this load too.")] = False
 
 
+class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the user asks of the HTTP front. Sizes, counts and times are not here but in the limits table."""
+
+    host: Annotated[
+        str, option("Address to listen on. One that other machines can reach needs an API key.")
+    ] = "127.0.0.1"
+    port: Annotated[int, option("Port to listen on; 0 takes a free one and says which.")] = 8000
+    model_name: Annotated[
+        str | None,
+        option("Name that clients ask for. Default: the model's own.", vllm="--served-model-name"),
+    ] = None
+    api_key_file: Annotated[
+        str | None,
+        option("File with API keys, one per line; PENSTOCK_API_KEY holds one more. Guards every route."),
+    ] = None
+    insecure_no_auth: Annotated[
+        bool, option("Listen without a key on an address that other machines can reach.")
+    ] = False
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        option("Names, comma-separated, that may stand in Host where there is no key; addresses may always."),
+    ] = ()
+    allowed_origins: Annotated[
+        tuple[str, ...], option("Origins, comma-separated, of other sites whose pages may send requests.")
+    ] = ()
+    strict: Annotated[
+        bool, option("Refuse also those unknown parameters that could not change an answer.")
+    ] = False
+    template_kwargs: Annotated[
+        tuple[str, ...],
+        option("Names, comma-separated, that chat_template_kwargs may set, as enable_thinking."),
+    ] = ()
+    resume: Annotated[
+        bool, option("Go on with open answers, token for token, when the engine had to be restarted.")
+    ] = True
+    log_requests: Annotated[
+        bool, option("One JSON log line per request, without prompt or answer.", vllm="--enable-log-requests")
+    ] = True
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What will happen; every number decided. Rooms are given the fields they need, never the Plan."""
 
@@ -114,9 +169,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     reasons: Mapping[str, str]  # field -> why: `penstock doctor MODEL` prints it
 
 
-def option_of(field: str) -> Option:
-    """What was declared of a field of EngineConfig."""
-    hint = get_type_hints(EngineConfig, include_extras=True)[field]
+def option_of(field: str, kind: type[msgspec.Struct] = EngineConfig) -> Option:
+    """What was declared of a field of EngineConfig or ServerConfig."""
+    hint = get_type_hints(kind, include_extras=True)[field]
     meta = next(m for m in hint.__metadata__ if isinstance(m, msgspec.Meta))
     assert meta.extra is not None, f"{field} is declared without an option"
     found: Option = meta.extra["option"]
@@ -125,27 +180,39 @@ def option_of(field: str) -> Option:
 
 def from_mapping(values: Mapping[str, Any]) -> EngineConfig:  # Any: what users typed, checked here
     """EngineConfig from keyword arguments or TOML; an unknown or mistyped key is one clear line."""
+    return read_fields(values, EngineConfig)
+
+
+def read_fields(values: Mapping[str, Any], kind: type[Asked]) -> Asked:  # Any: what users typed, checked here
+    """EngineConfig, ServerConfig or a table of limits from what a user wrote. ConfigError names the key."""
     import difflib
 
     from penstock.errors import ConfigError
 
-    known = [f.name for f in msgspec.structs.fields(EngineConfig)]
+    fields = msgspec.structs.fields(kind)
+    known = [field.name for field in fields]
     for key in values:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(known)}."
             raise ConfigError(f"unknown option {key!r}.{hint}")
-    for field in msgspec.structs.fields(EngineConfig):
-        choices = option_of(field.name).choices
+    for field in fields:
+        choices = _choices(field.name, kind)
         value = values.get(field.name, field.default)
         if choices and isinstance(value, str) and value not in choices:
             near = difflib.get_close_matches(value, choices, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ConfigError(f"{field.name} is {value!r:.60}; known are {', '.join(choices)}.{hint}")
     try:
-        return msgspec.convert(dict(values), EngineConfig)
+        return msgspec.convert(dict(values), kind)
     except msgspec.ValidationError as error:
-        name = str(error).partition("$.")[2].rstrip("`")
-        kinds = {bool: "true or false", str: "a text", str | None: "a text"}
-        kind = kinds.get(get_type_hints(EngineConfig)[name], 'a whole number or "auto"')
-        raise ConfigError(f"{name} is {values[name]!r:.60}; it must be {kind}.") from None
+        name = str(error).partition("$.")[2].rstrip("`").partition("[")[0]
+        wanted = KINDS.get(get_type_hints(kind)[name], 'a whole number or "auto"')
+        if bound := re.search("[<>]=? [0-9.]+", str(error)):
+            wanted = f"{wanted} {bound.group()}"
+        raise ConfigError(f"{name} is {values[name]!r:.60}; it must be {wanted}.") from None
+
+
+def _choices(field: str, kind: type[msgspec.Struct]) -> tuple[str, ...]:
+    hint = get_type_hints(kind, include_extras=True)[field]
+    return option_of(field, kind).choices if hasattr(hint, "__metadata__") else ()

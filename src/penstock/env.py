@@ -5,6 +5,7 @@ is secret, and what belongs to the ecosystem.
 """
 
 import os
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 
@@ -39,3 +40,16 @@ def hub_is_offline() -> bool:
 def for_child(**changes: str) -> dict[str, str]:
     """The environment of a process that is started, with `changes`."""
     return dict(os.environ) | changes
+
+
+def api_key() -> str | None:
+    """PENSTOCK_API_KEY: a key that clients of the server must bring. Set but empty is a mistake."""
+    return os.environ.get("PENSTOCK_API_KEY")
+
+
+def penstock_version() -> str:
+    """The version of this package, also where it runs from a source tree that was never installed."""
+    try:
+        return version("penstock")
+    except PackageNotFoundError:
+        return "(source tree)"

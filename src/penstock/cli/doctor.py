@@ -8,7 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from penstock.cli.flags import add_engine_flags, engine_config
-from penstock.cli.version import penstock_version
+from penstock.env import penstock_version
 from penstock.planner.machine import Machine, this_machine
 
 if TYPE_CHECKING:

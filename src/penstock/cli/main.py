@@ -17,11 +17,12 @@ from penstock.errors import ModelLoadError, PenstockError
 
 VERBS = {
     "run": "complete or chat in the terminal",
+    "serve": "answer over HTTP, as OpenAI's and Anthropic's clients expect it",
     "bench": "measure latency or throughput against this machine's floor",
     "doctor": "what this machine and build can do, and what would be planned for a model",
     "models": "models that are embedded or on this disk",
+    "explain": "what a flag, a field or a limit means, its default and why",
 }
-NOT_YET = {"serve": "there is no server yet; use penstock run or the Python API"}
 IO_ERROR, INTERRUPTED, READER_LEFT = 74, 130, 141
 
 
@@ -75,7 +76,7 @@ def _run(given: list[str]) -> int:
     if unknown:
         parser.refuse(unknown)
     if options.version:
-        from penstock.cli.version import penstock_version
+        from penstock.env import penstock_version
 
         print(f"penstock {penstock_version()}")
         return 0
@@ -88,8 +89,6 @@ def _run(given: list[str]) -> int:
 
 
 def _unknown_verb(word: str) -> str:
-    if word in NOT_YET:
-        return NOT_YET[word]
     near = difflib.get_close_matches(word, VERBS, n=1)
     return f"no command {word!r}; " + (
         f"did you mean {near[0]}?" if near else f"there are {', '.join(VERBS)}"

@@ -49,10 +49,15 @@ class PromptReader:
         self._tokenizer = tokenizer
         self._chat_template = chat_template
 
-    def read(self, prompt: Prompt) -> ReadPrompt:
-        """Encode a text; take ids as they are, and a text beside them for show."""
+    @property
+    def template_source(self) -> str | None:
+        """The chat template's text: what it mentions tells how this model writes."""
+        return None if self._chat_template is None else self._chat_template.source
+
+    def read(self, prompt: Prompt, *, add_special: bool = True) -> ReadPrompt:
+        """Encode a text, with what the tokenizer adds to it; take ids as they are, a text beside for show."""
         if isinstance(prompt, str):
-            return ReadPrompt(prompt, self._encode(prompt))
+            return ReadPrompt(prompt, self._encode(prompt, add_special=add_special))
         if not isinstance(prompt, Mapping) or not {"prompt", "prompt_token_ids"} & set(prompt):
             raise InvalidRequestError(
                 f"a prompt is {prompt!r:.80}; give a text, or a dict with 'prompt' or 'prompt_token_ids'.",
@@ -76,8 +81,8 @@ class PromptReader:
             )
         return ReadPrompt(text, self._encode(text or "") if ids is None else ids, salt)
 
-    def _encode(self, text: str) -> Sequence[int]:
-        return self._tokenizer.encode(_valid(text))
+    def _encode(self, text: str, *, add_special: bool = True) -> Sequence[int]:
+        return self._tokenizer.encode(_valid(text), add_special=add_special)
 
     def read_conversation(
         self,
