@@ -32,6 +32,21 @@ Format format_of(const std::string& name) {
     throw nb::value_error(("no weight format " + name).c_str());
 }
 
+Activation activation_of(const std::string& name) {
+    if (name == "silu") return Activation::kSilu;
+    if (name == "gelu") return Activation::kGelu;
+    if (name == "gelu_tanh") return Activation::kGeluTanh;
+    if (name == "quick_gelu") return Activation::kQuickGelu;
+    if (name == "relu") return Activation::kRelu;
+    if (name == "relu2") return Activation::kRelu2;
+    throw nb::value_error(("no activation " + name).c_str());
+}
+
+bool centers(const std::string& norm_kind) {
+    check(norm_kind == "rms" || norm_kind == "layer", "a norm is rms or layer");
+    return norm_kind == "layer";
+}
+
 OperandKind kind_of(const std::string& name) {
     if (name == "float32") return OperandKind::kFloat32;
     if (name == "bfloat16") return OperandKind::kBFloat16;

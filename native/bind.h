@@ -24,6 +24,8 @@ using NumpyArray = nb::ndarray<nb::numpy, T>;
 void check(bool holds, const char* what);  // throws std::invalid_argument
 Format format_of(const std::string& name);
 OperandKind kind_of(const std::string& name);
+Activation activation_of(const std::string& name);
+bool centers(const std::string& norm_kind);
 const Candidate& candidate_of(const std::string& isa);
 PackedWeight weight_of(const std::string& format, const Array<const uint8_t>& packed, int64_t n, int64_t k);
 

@@ -6,13 +6,6 @@
 namespace penstock {
 namespace {
 
-Activation activation_of(const std::string& name) {
-    if (name == "silu") return Activation::kSilu;
-    if (name == "gelu") return Activation::kGelu;
-    if (name == "gelu_tanh") return Activation::kGeluTanh;
-    throw nb::value_error(("no activation " + name).c_str());
-}
-
 const float* floats_or_null(const std::optional<Array<const float>>& a, int64_t size, const char* what) {
     if (!a) return nullptr;
     check(static_cast<int64_t>(a->size()) == size, what);
@@ -57,6 +50,7 @@ void check_step(const Batch& batch, int64_t vocab, int64_t max_context) {
 
 using I32 = Array<const int32_t>;
 using F32 = Array<const float>;
+using Table = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
 
 struct Sizes {
     int64_t vocab = 0, max_context = 0, max_rows = 0, max_logit_rows = 0;
@@ -81,37 +75,44 @@ class BoundProgram {
         return program_.add_value({offset, k, kind_of(kind), true, rows});
     }
 
-    void embed(const nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>& table, const std::string& dtype,
+    void embed(const Table& table, const std::string& dtype, float scale,
+               const std::optional<Table>& positions, const std::string& position_dtype, int position_offset,
                int out) {
-        OpRecord op{OpKind::kEmbed};
-        check(table.ndim() == 2 && static_cast<int64_t>(table.shape(0)) >= sizes_.vocab,
-              "embedding table too small");
-        op.output = out;
-        op.embed = {table.data(), format_of(dtype), static_cast<int64_t>(table.shape(1)), nullptr, {}};
-        check(!has_codes(op.embed.format), "codes come packed");
-        check(program_.value(out).width == op.embed.width, "embedding width");
-        program_.add_op(op);
+        const int64_t width = program_.value(out).width;
+        check(table.ndim() == 2 && static_cast<int64_t>(table.shape(0)) >= sizes_.vocab &&
+                  static_cast<int64_t>(table.shape(1)) == width,
+              "embedding table size");
+        EmbedArgs args{};
+        args.tokens = {table.data(), format_of(dtype)};
+        check(!has_codes(args.tokens.format), "codes come packed");
+        add_embed(args, scale, positions, position_dtype, position_offset, out);
     }
 
     void embed_codes(const Array<const uint8_t>& packed, const std::string& format, int64_t n, int64_t k,
-                     int out) {
-        OpRecord op{OpKind::kEmbed};
-        op.output = out;
-        op.embed = {nullptr, format_of(format), k, nullptr, weight_of(format, packed, n, k)};
-        check(has_codes(op.embed.format) && n >= sizes_.vocab, "embedding codes too few");
+                     float scale, const std::optional<Table>& positions, const std::string& position_dtype,
+                     int position_offset, int out) {
+        EmbedArgs args{};
+        args.tokens = {nullptr, format_of(format)};
+        args.codes = weight_of(format, packed, n, k);
+        check(has_codes(args.tokens.format) && n >= sizes_.vocab, "embedding codes too few");
         check(program_.value(out).width == k, "embedding width");
-        program_.add_op(op);
+        add_embed(args, scale, positions, position_dtype, position_offset, out);
     }
 
-    void norm(int in, F32 weight, float eps, float offset, bool logit_rows, int out) {
+    // `addend`: a value to add, or -1. The output is an operand, or fp32 rows.
+    void norm(int in, const std::optional<F32>& weight, const std::optional<F32>& bias,
+              const std::string& kind, float eps, float offset, int addend, bool logit_rows, int out) {
         OpRecord op{OpKind::kNorm};
         op.rows = logit_rows ? Rows::kLogits : Rows::kStep;
         op.input = in;
         op.output = out;
         const int64_t width = program_.value(in).width;
-        check(static_cast<int64_t>(weight.size()) == width && program_.value(out).width == width,
+        check(program_.value(out).width == width && (addend < 0 || program_.value(addend).width == width),
               "norm width");
-        op.norm = {nullptr, width, width, weight.data(), eps, offset, nullptr, {}};
+        op.addend = addend;
+        op.norm.stride = op.norm.width = width;
+        op.norm.spec = {floats_or_null(weight, width, "norm weight size"),
+                        floats_or_null(bias, width, "norm bias size"), eps, offset, centers(kind)};
         program_.add_op(op);
     }
 
@@ -125,7 +126,7 @@ class BoundProgram {
     }
 
     void linear(const Array<const uint8_t>& packed, const std::string& format, int64_t n, int64_t k, int in,
-                int out, const std::optional<F32>& bias, int addend, bool logit_rows) {
+                int out, const std::optional<F32>& bias, float scale, int addend, bool logit_rows) {
         OpRecord op{OpKind::kLinear};
         op.rows = logit_rows ? Rows::kLogits : Rows::kStep;
         op.weight = weight_of(format, packed, n, k);
@@ -133,6 +134,7 @@ class BoundProgram {
         op.output = out;
         op.addend = addend;
         op.bias = floats_or_null(bias, n, "bias size");
+        op.scale = scale;
         const Value& a = program_.value(in);
         check(a.is_operand && accepts(op.weight.format, a.kind) && a.width == k,
               "operand does not fit the weight");
@@ -141,9 +143,9 @@ class BoundProgram {
         program_.add_op(op);
     }
 
-    void rope_write(int in, int num_heads, int rotary, const std::optional<F32>& q_norm,
-                    const std::optional<F32>& k_norm, float eps, float offset, const std::optional<F32>& cos,
-                    const std::optional<F32>& sin, int group, Array<uint8_t> pool, int64_t first_byte,
+    void rope_write(int in, int num_heads, int rotary, bool is_interleaved, const std::optional<F32>& q_norm,
+                    const std::optional<F32>& k_norm, const std::string& norm_kind, float eps, float offset,
+                    bool norms_row, const std::optional<F32>& cos, const std::optional<F32>& sin, int group, Array<uint8_t> pool, int64_t first_byte,
                     int kv_heads, int head_dim, bool is_float32, int out) {
         OpRecord op{OpKind::kRopeWrite};
         op.input = in;
@@ -155,14 +157,19 @@ class BoundProgram {
         const int64_t table = sizes_.max_context * (rotary / 2);
         const KVLayer kv = kv_layer(pool, first_byte, sizes_.num_blocks.at(static_cast<std::size_t>(group)),
                                     kv_heads, head_dim, is_float32);
+        const bool is_wide = q_norm && static_cast<int64_t>(q_norm->size()) != head_dim;
+        const int64_t q_width = is_wide ? int64_t{num_heads} * head_dim : head_dim;
+        const int64_t k_width = is_wide ? int64_t{kv_heads} * head_dim : head_dim;
+        check(q_norm.has_value() == k_norm.has_value(), "q and k are both normed, or none");
         op.rope = {nullptr,
                    0,
                    num_heads,
                    rotary,
-                   floats_or_null(q_norm, head_dim, "q_norm size"),
-                   floats_or_null(k_norm, head_dim, "k_norm size"),
-                   eps,
-                   offset,
+                   is_interleaved,
+                   {floats_or_null(q_norm, q_width, "q_norm size"), nullptr, eps, offset, centers(norm_kind)},
+                   {floats_or_null(k_norm, k_width, "k_norm size"), nullptr, eps, offset, centers(norm_kind)},
+                   norms_row,
+                   is_wide,
                    floats_or_null(cos, table, "cos table size"),
                    floats_or_null(sin, table, "sin table size"),
                    nullptr,
@@ -200,13 +207,23 @@ class BoundProgram {
         program_.add_op(op);
     }
 
-    void gated(int in, const std::string& act, int out) {
+    void gated(int in, const std::string& act, bool is_gated, int out) {
         OpRecord op{OpKind::kGated};
         op.input = in;
         op.output = out;
         const int64_t width = program_.value(out).width;
-        check(program_.value(in).width == 2 * width, "gated width");
-        op.gated = {nullptr, 2 * width, width, activation_of(act), {}};
+        check(program_.value(in).width == (is_gated ? 2 : 1) * width, "gated width");
+        op.gated = {nullptr, 0, width, activation_of(act), is_gated, {}};
+        program_.add_op(op);
+    }
+
+    void softcap(int in, float cap, int out) {
+        OpRecord op{OpKind::kSoftcap};
+        op.rows = Rows::kLogits;
+        op.input = in;
+        op.output = out;
+        check(program_.value(in).width == program_.value(out).width && cap > 0, "softcap width or cap");
+        op.softcap = {nullptr, nullptr, program_.value(in).width, cap};
         program_.add_op(op);
     }
 
@@ -359,6 +376,25 @@ class BoundProgram {
     }
 
   private:
+    void add_embed(const EmbedArgs& args, float scale, const std::optional<Table>& positions,
+                   const std::string& position_dtype, int position_offset, int out) {
+        OpRecord op{OpKind::kEmbed};
+        op.output = out;
+        op.embed = args;
+        op.embed.width = program_.value(out).width;
+        op.embed.scale = scale;
+        op.embed.position_offset = position_offset;
+        if (positions) {
+            check(positions->ndim() == 2 && position_offset >= 0 &&
+                      static_cast<int64_t>(positions->shape(0)) >= sizes_.max_context + position_offset &&
+                      static_cast<int64_t>(positions->shape(1)) == op.embed.width,
+                  "position table size");
+            op.embed.positions = {positions->data(), format_of(position_dtype)};
+            check(!has_codes(op.embed.positions.format), "learned positions are floats");
+        }
+        program_.add_op(op);
+    }
+
     Program program_;
     Sizes sizes_;
 };
@@ -379,18 +415,21 @@ void bind_program(nb::module_& m) {
                       std::vector<int64_t>>())
         .def("floats", &BoundProgram::floats)
         .def("operand", &BoundProgram::operand)
-        .def("embed", &BoundProgram::embed)
-        .def("embed_codes", &BoundProgram::embed_codes)
+        .def("embed", &BoundProgram::embed, nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg(),
+             nb::arg(), nb::arg())
+        .def("embed_codes", &BoundProgram::embed_codes, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+             nb::arg().none(), nb::arg(), nb::arg(), nb::arg())
         .def("norm", &BoundProgram::norm)
         .def("to_operand", &BoundProgram::to_operand)
         .def("linear", &BoundProgram::linear, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
-             nb::arg(), nb::arg().none(), nb::arg(), nb::arg())
+             nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg())
         .def("rope_write", &BoundProgram::rope_write)
         .def("attention", &BoundProgram::attention, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
              nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
              nb::arg(), nb::arg(), nb::arg())
         .def("gated", &BoundProgram::gated)
         .def("join", &BoundProgram::join)
+        .def("softcap", &BoundProgram::softcap)
         .def("sample", &BoundProgram::sample)
         .def("run", &BoundProgram::run)
         .def("read", &BoundProgram::read)

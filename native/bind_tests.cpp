@@ -73,7 +73,8 @@ OperandKernel* operand_kernel(const KernelTable& t, OperandKind kind) {
 
 NumpyArray<float> test_linear(const std::string& isa, const std::string& format, Array<const uint8_t> packed,
                               int64_t n, int64_t k, F32 x, const std::optional<F32>& bias,
-                              const std::optional<F32>& addend, const std::optional<std::string>& kind) {
+                              const std::optional<F32>& addend, const std::optional<std::string>& kind,
+                              float scale) {
     const KernelTable& t = candidate_of(isa).table();
     const PackedWeight w = weight_of(format, packed, n, k);
     const OperandKind operand = kind ? kind_of(*kind) : operand_of(w.format);
@@ -84,7 +85,7 @@ NumpyArray<float> test_linear(const std::string& isa, const std::string& format,
     check(!addend || static_cast<int64_t>(addend->size()) == rows * n, "addend is [T, N]");
     OperandMemory memory(operand, rows, k);
     auto out = make_array<float>({static_cast<std::size_t>(rows), static_cast<std::size_t>(n)});
-    const LinearOut y{out.data(), n, bias ? bias->data() : nullptr, addend ? addend->data() : nullptr, n};
+    const LinearOut y{out.data(), n, bias ? bias->data() : nullptr, addend ? addend->data() : nullptr, n, scale};
     run_here([&](std::byte* scratch) noexcept {
         operand_kernel(t, memory.operand.kind)(x.data(), k, k, memory.operand, 0, rows);
         const int64_t half = w.num_panels / 2;  // two calls, as two workers would make them
@@ -119,28 +120,70 @@ NumpyArray<float> read_operand(const Operand& a, int64_t rows, int64_t width) {
     return out;
 }
 
-NumpyArray<float> test_norm(const std::string& isa, const std::string& kind, F32 x, F32 weight, float eps,
-                            float offset) {
+// kind "add": fp32 rows, plus `addend`; else an operand of that kind.
+NumpyArray<float> test_norm(const std::string& isa, const std::string& kind, F32 x,
+                            const std::optional<F32>& weight, float eps, float offset,
+                            const std::string& norm_kind, const std::optional<F32>& bias,
+                            const std::optional<F32>& addend) {
     const KernelTable& t = candidate_of(isa).table();
-    check(x.ndim() == 2 && weight.size() == x.shape(1), "x is [T, H], weight is [H]");
+    check(x.ndim() == 2, "x is [T, H]");
     const auto rows = static_cast<int64_t>(x.shape(0)), width = static_cast<int64_t>(x.shape(1));
-    OperandMemory memory(kind_of(kind), rows, width);
-    const NormArgs args{x.data(), width, width, weight.data(), eps, offset, nullptr, memory.operand};
+    const auto has_width = [&](const std::optional<F32>& v, int64_t n) {
+        return !v || static_cast<int64_t>(v->size()) == n;
+    };
+    check(has_width(weight, width) && has_width(bias, width) && has_width(addend, rows * width),
+          "weight and bias are [H], addend is [T, H]");
+    const bool is_operand = kind != "add";
+    OperandMemory memory(is_operand ? kind_of(kind) : OperandKind::kFloat32, rows, width);
+    auto y = make_array<float>({static_cast<std::size_t>(rows), static_cast<std::size_t>(width)});
+    const NormSpec spec{weight ? weight->data() : nullptr, bias ? bias->data() : nullptr, eps, offset,
+                        centers(norm_kind)};
+    const NormArgs args{x.data(),
+                        width,
+                        width,
+                        spec,
+                        nullptr,
+                        memory.operand,
+                        is_operand ? nullptr : y.data(),
+                        addend ? addend->data() : nullptr};
     run_here([&](std::byte* scratch) noexcept { t.norm(args, 0, rows, scratch); });
+    return is_operand ? read_operand(memory.operand, rows, width) : y;
+}
+
+NumpyArray<float> test_gated(const std::string& isa, const std::string& kind, F32 x, const std::string& act,
+                             bool is_gated) {
+    const KernelTable& t = candidate_of(isa).table();
+    check(x.ndim() == 2 && (x.shape(1) % 2 == 0 || !is_gated), "x is [T, 2F], or [T, F]");
+    const auto rows = static_cast<int64_t>(x.shape(0)), stride = static_cast<int64_t>(x.shape(1));
+    const int64_t width = is_gated ? stride / 2 : stride;
+    OperandMemory memory(kind_of(kind), rows, width);
+    const GatedArgs args{x.data(), stride, width, activation_of(act), is_gated, memory.operand};
+    run_here([&](std::byte* scratch) noexcept { t.gated(args, 0, rows, scratch); });
     return read_operand(memory.operand, rows, width);
 }
 
-NumpyArray<float> test_gated(const std::string& isa, const std::string& kind, F32 x, const std::string& act) {
-    const KernelTable& t = candidate_of(isa).table();
-    check(x.ndim() == 2 && x.shape(1) % 2 == 0, "x is [T, 2F]");
-    const auto rows = static_cast<int64_t>(x.shape(0)), width = static_cast<int64_t>(x.shape(1)) / 2;
-    OperandMemory memory(kind_of(kind), rows, width);
-    const Activation a = act == "silu"   ? Activation::kSilu
-                         : act == "gelu" ? Activation::kGelu
-                                         : Activation::kGeluTanh;
-    const GatedArgs args{x.data(), 2 * width, width, a, memory.operand};
-    run_here([&](std::byte* scratch) noexcept { t.gated(args, 0, rows, scratch); });
-    return read_operand(memory.operand, rows, width);
+NumpyArray<float> test_embed(const std::string& isa,
+                             const nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>& table,
+                             const std::string& dtype, I32 tokens, I32 positions, float scale,
+                             const std::optional<F32>& position_table, int position_offset) {
+    const auto rows = static_cast<int64_t>(tokens.size()), width = static_cast<int64_t>(table.shape(1));
+    Batch batch{};
+    batch.num_rows = rows;
+    batch.tokens = tokens.data();
+    batch.positions = positions.data();
+    auto y = make_array<float>({static_cast<std::size_t>(rows), static_cast<std::size_t>(width)});
+    const EmbedTable places{position_table ? position_table->data() : nullptr, Format::kFloat32};
+    const EmbedArgs args{{table.data(), format_of(dtype)}, places, width, scale, position_offset, y.data(), {}};
+    run_here([&](std::byte*) noexcept { candidate_of(isa).table().embed(args, batch, 0, rows); });
+    return y;
+}
+
+NumpyArray<float> test_softcap(const std::string& isa, F32 x, float cap) {
+    const auto rows = static_cast<int64_t>(x.shape(0)), width = static_cast<int64_t>(x.shape(1));
+    auto y = make_array<float>({static_cast<std::size_t>(rows), static_cast<std::size_t>(width)});
+    const SoftcapArgs args{x.data(), y.data(), width, cap};
+    run_here([&](std::byte*) noexcept { candidate_of(isa).table().softcap(args, 0, rows); });
+    return y;
 }
 
 NumpyArray<float> test_attention(const std::string& isa, bool is_float32, F32 qkv, int num_heads,
@@ -181,10 +224,11 @@ NumpyArray<float> test_attention(const std::string& isa, bool is_float32, F32 qk
                              static_cast<int64_t>(qkv.shape(1)),
                              num_heads,
                              rotary,
-                             q_norm ? q_norm->data() : nullptr,
-                             k_norm ? k_norm->data() : nullptr,
-                             1e-6f,
-                             0.0f,
+                             false,
+                             {q_norm ? q_norm->data() : nullptr, nullptr, 1e-6f, 0.0f, false},
+                             {k_norm ? k_norm->data() : nullptr, nullptr, 1e-6f, 0.0f, false},
+                             false,
+                             false,
                              cos.data(),
                              sin.data(),
                              block_table.data(),
@@ -299,9 +343,13 @@ void bind_tests(nb::module_& m) {
     m.def("pack", &pack_one);
     m.def("unpack", &unpack_one);
     m.def("test_linear", &test_linear, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
-          nb::arg().none(), nb::arg().none(), nb::arg().none() = nb::none());
-    m.def("test_norm", &test_norm);
-    m.def("test_gated", &test_gated);
+          nb::arg().none(), nb::arg().none(), nb::arg().none() = nb::none(), nb::arg() = 1.0f);
+    m.def("test_norm", &test_norm, nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg(), nb::arg(),
+          nb::arg() = "rms", nb::arg() = nb::none(), nb::arg() = nb::none());
+    m.def("test_gated", &test_gated, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg() = true);
+    m.def("test_embed", &test_embed, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+          nb::arg().none() = nb::none(), nb::arg() = 0);
+    m.def("test_softcap", &test_softcap);
     m.def("test_attention", &test_attention, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
           nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
           nb::arg(), nb::arg(), nb::arg().none() = nb::none(), nb::arg().none() = nb::none(),

@@ -57,6 +57,20 @@ PENSTOCK_INLINE F16 log(F16 x) {
     return log_reduced(select(low, m + m, m) - 1.0f, to_float(e));
 }
 
+// tanh: Cephes tanhf below 0.625, else 1 - 2 / (e^2|x| + 1).
+PENSTOCK_INLINE F16 tanh(F16 x) {
+    F16 size = abs(x), z = x * x;
+    F16 p = set1(-5.70498872745e-3f);
+    p = fma(p, z, set1(2.06390887954e-2f));
+    p = fma(p, z, set1(-5.37397155531e-2f));
+    p = fma(p, z, set1(1.33314422036e-1f));
+    p = fma(p, z, set1(-3.33332819422e-1f));
+    F16 small = fma(p * z, x, x);
+    F16 large = set1(1.0f) - set1(2.0f) / (exp(size + size) + 1.0f);
+    large = select(x < zero(), -large, large);
+    return select(size < 0.625f, small, large);
+}
+
 PENSTOCK_INLINE float exp_1(float x) { return exp(set1(x))[0]; }
 PENSTOCK_INLINE float log_1(float x) { return log(set1(x))[0]; }
 

@@ -200,13 +200,14 @@ constexpr int64_t operand_bytes(OperandKind kind, int64_t rows, int64_t k) {  //
     return r * kp * (kind == OperandKind::kFloat32 ? 4 : kind == OperandKind::kBFloat16 ? 2 : 1);
 }
 
-// y[t, n] = acc;  + bias[n] if bias;  addend[t, n] + that if addend. Columns n >= N are not written.
+// y[t, n] = acc;  + bias[n] if bias;  * scale;  addend[t, n] + that if addend. Columns n >= N are not written.
 struct LinearOut {
     float* y;
     int64_t stride;
     const float* bias;    // nullable, [N]
     const float* addend;  // nullable; may alias y
     int64_t addend_stride;
+    float scale;
 };
 
 // Panels [panel_begin, panel_end) of y = W x for rows [0, rows).
@@ -217,24 +218,35 @@ using LinearKernel = void(const PackedWeight& w, const Operand& a, int64_t rows,
 using OperandKernel = void(const float* x, int64_t stride, int64_t k, const Operand& out, int64_t begin,
                            int64_t end) noexcept;
 
-// y = x / sqrt(mean(x^2) + eps) * (weight + weight_offset), straight into an operand. Row r of the output is
-// row index[r] of x (index may be null: r itself). Mean: 16 lanes, fixed tree; true division and square root.
+// y = x / sqrt(mean(x^2) + eps) * (weight + weight_offset) + bias, of x - mean(x) where it centers (LayerNorm).
+// Means: 16 lanes, fixed tree; true division and square root.
+struct NormSpec {
+    const float* weight;  // nullable: 1
+    const float* bias;    // nullable: 0
+    float eps, weight_offset;
+    bool centers;
+};
+
+// Rows normed straight into an operand, or (y not null) into fp32 rows of the same width, added to `addend` if
+// there is one. Row r of the output is row index[r] of x (index may be null: r itself).
 struct NormArgs {
     const float* x;
     int64_t stride, width;
-    const float* weight;
-    float eps, weight_offset;
+    NormSpec spec;
     const int32_t* index;
     Operand out;
+    float* y;             // nullable, [rows, width]
+    const float* addend;  // nullable, [rows, width]
 };
 using NormKernel = void(const NormArgs&, int64_t row_begin, int64_t row_end, std::byte* scratch) noexcept;
 
-// act(gate) * up from x[t, 0:F] and x[t, F:2F] into an operand of width F.
-enum class Activation : uint8_t { kSilu, kGelu, kGeluTanh };
+// act(gate) * up from x[t, 0:F] and x[t, F:2F], or act(x[t, 0:F]), into an operand of width F.
+enum class Activation : uint8_t { kSilu, kGelu, kGeluTanh, kQuickGelu, kRelu, kRelu2 };
 struct GatedArgs {
     const float* x;
     int64_t stride, width;
     Activation act;
+    bool is_gated;
     Operand out;
 };
 using GatedKernel = void(const GatedArgs&, int64_t row_begin, int64_t row_end, std::byte* scratch) noexcept;
@@ -263,15 +275,16 @@ struct Batch {
 
 // After the qkv product: optional per-head norm of q and k, RoPE, rounding, q out and k, v into the cache.
 // Work unit: one KV head with its query heads, all rows (so that one thread owns a head's blocks: the first
-// token of a V group of 32 zeroes the group). RoPE: rotate-half pairs (i, i + rotary/2): x*cos - y*sin, y*cos
-// + x*sin: fma(x, cos, -(y*sin)), fma(y, cos, x*sin).
+// token of a V group of 32 zeroes the group). RoPE: rotate-half pairs (i, i + rotary/2), or (2i, 2i + 1): x*cos
+// - y*sin, y*cos + x*sin: fma(x, cos, -(y*sin)), fma(y, cos, x*sin).
 struct RopeWriteArgs {
     const float* qkv;  // [T, Q + 2C]
     int64_t stride;
     int32_t num_heads, rotary_dim;  // rotary_dim <= head_dim; 0: no positions
-    const float* q_norm;            // nullable, [D]
-    const float* k_norm;
-    float eps, norm_offset;
+    bool is_interleaved;
+    NormSpec q_norm, k_norm;  // weight null: no norm
+    bool norms_row;           // statistics over all heads of q, and of k, not over each head
+    bool weights_each_head;   // q_norm.weight is [Q], k_norm.weight [C]; else both are [D], for every head
     const float* cos_table;  // [max_context, rotary_dim/2]
     const float* sin_table;
     const int32_t* block_table;  // [B, M] of this layer's group
@@ -302,15 +315,31 @@ using AttentionKernel = void(const AttentionArgs&, const Batch&, int64_t request
                              int64_t row_begin, int64_t row_end, std::byte* scratch) noexcept;
 
 // Rows of an embedding table: in its own row-major dtype, widened to fp32; or columns of a matrix packed as
-// codes, each fma(code, scale, offset).
+// codes, each fma(code, scale, offset). Times `scale`; plus row `position + offset` of a table of learned
+// positions, if there is one.
+struct EmbedTable {
+    const void* rows;
+    Format format;  // kFloat32, kFloat16 or kBFloat16; of tokens, codes: `codes` instead of rows
+};
 struct EmbedArgs {
-    const void* table;
-    Format format;  // kFloat32, kFloat16 or kBFloat16; codes: `codes` instead of a table
+    EmbedTable tokens;
+    EmbedTable positions;  // rows may be null
     int64_t width;
+    float scale;
+    int32_t position_offset;
     float* y;  // [T, width]
     PackedWeight codes;
 };
 using EmbedKernel = void(const EmbedArgs&, const Batch&, int64_t row_begin, int64_t row_end) noexcept;
+
+// y = cap * tanh(x / cap) of rows [begin, end).
+struct SoftcapArgs {
+    const float* x;
+    float* y;  // may be x
+    int64_t width;
+    float cap;
+};
+using SoftcapKernel = void(const SoftcapArgs&, int64_t row_begin, int64_t row_end) noexcept;
 
 // Sampling of R rows (SamplingRows in step.py, field by field). Scratch per worker: see sampler.cpp.
 struct SampleArgs {
@@ -347,6 +376,7 @@ struct KernelTable {
     NormKernel* norm;
     GatedKernel* gated;
     EmbedKernel* embed;
+    SoftcapKernel* softcap;
     RopeWriteKernel* rope_write;
     AttentionKernel *attention_bfloat16, *attention_float32;
     SampleKernel* sample;

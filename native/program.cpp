@@ -138,7 +138,11 @@ void Program::run_op(const OpRecord& op, Units& units, int worker) noexcept {
             NormArgs args = op.norm;
             args.x = floats(op.input);
             args.index = op.rows == Rows::kLogits ? step.logit_rows : nullptr;
-            args.out = operand(op.output);
+            if (value(op.output).is_operand)
+                args.out = operand(op.output);
+            else
+                args.y = floats(op.output);
+            args.addend = op.addend < 0 ? nullptr : floats(op.addend);
             while (units.take(worker, kRowGrain, begin, end)) kernels_.norm(args, begin, end, scratch);
             return;
         }
@@ -156,7 +160,7 @@ void Program::run_op(const OpRecord& op, Units& units, int worker) noexcept {
             const Value& y = value(op.output);
             const LinearOut out{floats(op.output), y.width, op.bias,
                                 op.addend < 0 ? nullptr : floats(op.addend),
-                                op.addend < 0 ? 0 : value(op.addend).width};
+                                op.addend < 0 ? 0 : value(op.addend).width, op.scale};
             const Operand a = operand(op.input);
             LinearKernel* const kernel = linear_kernel(kernels_, op.weight.format, a.kind);
             int64_t grain = kLinearUnitBytes / op.weight.panel_bytes;
@@ -208,6 +212,13 @@ void Program::run_op(const OpRecord& op, Units& units, int worker) noexcept {
                     std::memcpy(y, floats(op.input) + row * left, left * 4);
                     std::memcpy(y + left, floats(op.addend) + row * right, right * 4);
                 }
+            return;
+        }
+        case OpKind::kSoftcap: {
+            SoftcapArgs args = op.softcap;
+            args.x = floats(op.input);
+            args.y = floats(op.output);
+            while (units.take(worker, 1, begin, end)) kernels_.softcap(args, begin, end);
             return;
         }
         case OpKind::kSample: {

@@ -21,7 +21,18 @@ struct Value {
     int64_t max_rows;
 };
 
-enum class OpKind : uint8_t { kEmbed, kNorm, kOperand, kLinear, kRopeWrite, kAttention, kGated, kJoin, kSample };
+enum class OpKind : uint8_t {
+    kEmbed,
+    kNorm,
+    kOperand,
+    kLinear,
+    kRopeWrite,
+    kAttention,
+    kGated,
+    kSoftcap,
+    kJoin,
+    kSample
+};
 enum class Rows : uint8_t { kStep, kLogits };  // an op's rows: all of the step's, or those that need logits
 
 struct OpRecord {
@@ -31,11 +42,13 @@ struct OpRecord {
     int group = 0;
     PackedWeight weight{};
     const float* bias = nullptr;
+    float scale = 1.0f;
     EmbedArgs embed{};
     NormArgs norm{};
     GatedArgs gated{};
     RopeWriteArgs rope{};
     AttentionArgs attention{};
+    SoftcapArgs softcap{};
 };
 
 // What one step brings: StepInput and StepOutput as raw pointers (all checked by the binding).

@@ -56,20 +56,6 @@ PENSTOCK_INLINE F16 exp2_negative(F16 x) {
     return select(x < -125.0f, zero(), y);
 }
 
-// tanh: Cephes tanhf below 0.625, else 1 - 2 / (e^2|x| + 1).
-PENSTOCK_INLINE F16 tanh(F16 x) {
-    F16 size = abs(x), z = x * x;
-    F16 p = set1(-5.70498872745e-3f);
-    p = fma(p, z, set1(2.06390887954e-2f));
-    p = fma(p, z, set1(-5.37397155531e-2f));
-    p = fma(p, z, set1(1.33314422036e-1f));
-    p = fma(p, z, set1(-3.33332819422e-1f));
-    F16 small = fma(p * z, x, x);
-    F16 large = set1(1.0f) - set1(2.0f) / (exp(size + size) + 1.0f);
-    large = select(x < zero(), -large, large);
-    return select(size < 0.625f, small, large);
-}
-
 // bf16 rounding for +0, 2^-125 .. 1 and NaN: what probabilities are.
 PENSTOCK_INLINE F16 round_probability(F16 p) {
     U16 u = bits(p);

@@ -34,26 +34,40 @@ void read_column(const PackedWeight& w, int64_t token, float* y) {
     }
 }
 
+// The first `count` of 16 values of a table, from element `at` on.
+PENSTOCK_INLINE F16 widen(const EmbedTable& table, int64_t at, int64_t count) {
+    if (table.format == Format::kFloat32) {
+        const float* x = static_cast<const float*>(table.rows) + at;
+        return count >= kLanes ? load(x) : load_n(x, static_cast<int>(count));
+    }
+    const uint16_t* x = static_cast<const uint16_t*>(table.rows) + at;
+    uint16_t tail[kLanes] = {};
+    if (count < kLanes) {
+        std::memcpy(tail, x, static_cast<std::size_t>(count) * 2);
+        x = tail;
+    }
+    return table.format == Format::kFloat16 ? widen_fp16(x) : widen_bf16(x);
+}
+
 }  // namespace
 
 void embed(const EmbedArgs& args, const Batch& batch, int64_t row_begin, int64_t row_end) noexcept {
-    const int64_t whole = args.width / kLanes * kLanes;
     for (int64_t row = row_begin; row < row_end; ++row) {
-        const int64_t first = batch.tokens[row] * args.width;
+        const int64_t token = batch.tokens[row] * args.width;
+        const int64_t position = (int64_t{batch.positions[row]} + args.position_offset) * args.width;
         float* y = args.y + row * args.width;
-        if (has_codes(args.format)) {
-            read_column(args.codes, batch.tokens[row], y);
-        } else if (args.format == Format::kFloat32) {
-            std::memcpy(y, static_cast<const float*>(args.table) + first,
-                        static_cast<std::size_t>(args.width) * 4);
-        } else if (args.format == Format::kFloat16) {
-            const uint16_t* x = static_cast<const uint16_t*>(args.table) + first;
-            for (int64_t i = 0; i < whole; i += kLanes) store(y + i, widen_fp16(x + i));
-            for (int64_t i = whole; i < args.width; ++i) y[i] = widen_fp16_1(x[i]);
-        } else {
-            const uint16_t* x = static_cast<const uint16_t*>(args.table) + first;
-            for (int64_t i = 0; i < whole; i += kLanes) store(y + i, widen_bf16(x + i));
-            for (int64_t i = whole; i < args.width; ++i) y[i] = widen_bf16_1(x[i]);
+        const bool is_coded = has_codes(args.tokens.format);
+        if (is_coded) read_column(args.codes, batch.tokens[row], y);
+        for (int64_t i = 0; i < args.width; i += kLanes) {
+            const int64_t left = args.width - i;
+            const F16 read = is_coded ? load_n(y + i, static_cast<int>(left < kLanes ? left : kLanes))
+                                      : widen(args.tokens, token + i, left);
+            F16 v = read * args.scale;  // 1 is exact
+            if (args.positions.rows) v = v + widen(args.positions, position + i, left);
+            if (left >= kLanes)
+                store(y + i, v);
+            else
+                store_n(y + i, v, static_cast<int>(left));
         }
     }
 }

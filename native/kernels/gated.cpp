@@ -1,4 +1,4 @@
-// act(gate) * up of rows, straight into the down projection's operand.
+// Activations of rows, times a second half where one gates, straight into the down projection's operand.
 #include "elementary.h"
 #include "kernels/operand_row.h"
 
@@ -34,17 +34,51 @@ PENSTOCK_INLINE F16 gelu_tanh(F16 x) {
     return x / (exp(u * -1.5957691216057308f) + 1.0f);
 }
 
-PENSTOCK_INLINE F16 activate(Activation act, F16 x) {
-    return act == Activation::kSilu ? silu(x) : act == Activation::kGelu ? gelu(x) : gelu_tanh(x);
-}
+PENSTOCK_INLINE F16 quick_gelu(F16 x) { return x / (exp(x * -1.702f) + 1.0f); }
+
+PENSTOCK_INLINE F16 relu(F16 x) { return max(zero(), x); }  // NaN stays NaN
 
 template <Activation kAct>
-void gate_row(const float* gate, const float* up, int64_t width, float* y) {
+PENSTOCK_INLINE F16 activate(F16 x) {
+    if constexpr (kAct == Activation::kSilu) return silu(x);
+    if constexpr (kAct == Activation::kGelu) return gelu(x);
+    if constexpr (kAct == Activation::kGeluTanh) return gelu_tanh(x);
+    if constexpr (kAct == Activation::kQuickGelu) return quick_gelu(x);
+    if constexpr (kAct == Activation::kRelu) return relu(x);
+    if constexpr (kAct == Activation::kRelu2) return relu(x) * relu(x);
+}
+
+// `up` may be null: nothing gates.
+template <Activation kAct>
+void activate_row(const float* x, const float* up, int64_t width, float* y) {
     int64_t i = 0;
-    for (; i + kLanes <= width; i += kLanes) store(y + i, activate(kAct, load(gate + i)) * load(up + i));
+    for (; i + kLanes <= width; i += kLanes) {
+        const F16 v = activate<kAct>(load(x + i));
+        store(y + i, up ? v * load(up + i) : v);
+    }
     if (i < width) {
         const int n = static_cast<int>(width - i);
-        store_n(y + i, activate(kAct, load_n(gate + i, n)) * load_n(up + i, n), n);
+        const F16 v = activate<kAct>(load_n(x + i, n));
+        store_n(y + i, up ? v * load_n(up + i, n) : v, n);
+    }
+}
+
+using ActivateRow = void(const float* x, const float* up, int64_t width, float* y);
+
+ActivateRow* row_of(Activation act) {
+    switch (act) {
+        case Activation::kSilu:
+            return activate_row<Activation::kSilu>;
+        case Activation::kGelu:
+            return activate_row<Activation::kGelu>;
+        case Activation::kGeluTanh:
+            return activate_row<Activation::kGeluTanh>;
+        case Activation::kQuickGelu:
+            return activate_row<Activation::kQuickGelu>;
+        case Activation::kRelu:
+            return activate_row<Activation::kRelu>;
+        default:
+            return activate_row<Activation::kRelu2>;
     }
 }
 
@@ -52,20 +86,10 @@ void gate_row(const float* gate, const float* up, int64_t width, float* y) {
 
 void gated(const GatedArgs& args, int64_t row_begin, int64_t row_end, std::byte* scratch) noexcept {
     float* y = reinterpret_cast<float*>(scratch);
+    ActivateRow* activate_row = row_of(args.act);
     for (int64_t row = row_begin; row < row_end; ++row) {
-        const float* gate = args.x + row * args.stride;
-        const float* up = gate + args.width;
-        switch (args.act) {
-            case Activation::kSilu:
-                gate_row<Activation::kSilu>(gate, up, args.width, y);
-                break;
-            case Activation::kGelu:
-                gate_row<Activation::kGelu>(gate, up, args.width, y);
-                break;
-            case Activation::kGeluTanh:
-                gate_row<Activation::kGeluTanh>(gate, up, args.width, y);
-                break;
-        }
+        const float* x = args.x + row * args.stride;
+        activate_row(x, args.is_gated ? x + args.width : nullptr, args.width, y);
         write_operand_row(y, args.width, args.out, row);
     }
 }

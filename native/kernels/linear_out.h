@@ -5,7 +5,7 @@
 
 namespace penstock::PENSTOCK_ISA {
 
-// y = sums[rows][32] (+ bias, + addend), for the columns of the panel that exist.
+// y = (sums[rows][32] + bias) * scale + addend, for the columns of the panel that exist.
 PENSTOCK_INLINE void write_rows(const float* sums, int64_t rows, int64_t n, int64_t column,
                                 const LinearOut& out, int64_t first_row) {
     for (int64_t half = 0; half < kPanel && column + half < n; half += kLanes) {
@@ -16,6 +16,7 @@ PENSTOCK_INLINE void write_rows(const float* sums, int64_t rows, int64_t n, int6
             const int64_t at = column + half;
             F16 y = load(sums + row * kPanel + half);
             if (out.bias) y = y + bias;
+            y = y * out.scale;  // 1 is exact
             if (out.addend) y = load_n(out.addend + (first_row + row) * out.addend_stride + at, lanes) + y;
             store_n(out.y + (first_row + row) * out.stride + at, y, lanes);
         }

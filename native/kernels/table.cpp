@@ -11,6 +11,7 @@ OperandKernel operand_float32, operand_bfloat16, operand_int8;
 NormKernel norm;
 GatedKernel gated;
 EmbedKernel embed;
+SoftcapKernel softcap;
 RopeWriteKernel rope_write;
 AttentionKernel attention_bfloat16, attention_float32;
 SampleKernel sample;
@@ -35,6 +36,7 @@ const KernelTable& table() noexcept {
                                         norm,
                                         gated,
                                         embed,
+                                        softcap,
                                         rope_write,
                                         attention_bfloat16,
                                         attention_float32,

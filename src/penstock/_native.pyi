@@ -31,28 +31,36 @@ class Program:
     ) -> None: ...  # fmt: skip
     def floats(self, offset: int, width: int, rows: int) -> int: ...
     def operand(self, offset: int, kind: str, k: int, rows: int) -> int: ...
-    def embed(self, table: NDArray[Any], dtype: str, out: int) -> None: ...
-    def embed_codes(self, packed: NDArray[np.uint8], format: str, n: int, k: int, out: int) -> None: ...
+    def embed(
+        self, table: NDArray[Any], dtype: str, scale: float, positions: NDArray[Any] | None,
+        position_dtype: str, position_offset: int, out: int,
+    ) -> None: ...  # fmt: skip
+    def embed_codes(
+        self, packed: NDArray[np.uint8], format: str, n: int, k: int, scale: float,
+        positions: NDArray[Any] | None, position_dtype: str, position_offset: int, out: int,
+    ) -> None: ...  # fmt: skip
     def norm(
-        self, x: int, weight: NDArray[np.float32], eps: float, offset: float, logit_rows: bool, out: int
-    ) -> None: ...
+        self, x: int, weight: NDArray[np.float32] | None, bias: NDArray[np.float32] | None, kind: str,
+        eps: float, offset: float, addend: int, logit_rows: bool, out: int,
+    ) -> None: ...  # fmt: skip
     def to_operand(self, x: int, logit_rows: bool, out: int) -> None: ...
     def linear(
         self, packed: NDArray[np.uint8], format: str, n: int, k: int, x: int, out: int,
-        bias: NDArray[np.float32] | None, addend: int, logit_rows: bool,
+        bias: NDArray[np.float32] | None, scale: float, addend: int, logit_rows: bool,
     ) -> None: ...  # fmt: skip
     def rope_write(
-        self, x: int, num_heads: int, rotary: int, q_norm: NDArray[np.float32] | None,
-        k_norm: NDArray[np.float32] | None, eps: float, offset: float, cos: NDArray[np.float32] | None,
-        sin: NDArray[np.float32] | None, group: int, pool: NDArray[np.uint8], first_byte: int, kv_heads: int,
-        head_dim: int, is_float32: bool, out: int,
+        self, x: int, num_heads: int, rotary: int, is_interleaved: bool, q_norm: NDArray[np.float32] | None,
+        k_norm: NDArray[np.float32] | None, norm_kind: str, eps: float, offset: float, norms_row: bool,
+        cos: NDArray[np.float32] | None, sin: NDArray[np.float32] | None, group: int, pool: NDArray[np.uint8],
+        first_byte: int, kv_heads: int, head_dim: int, is_float32: bool, out: int,
     ) -> None: ...  # fmt: skip
     def attention(
         self, x: int, num_heads: int, scale: float, softcap: float, window: int, is_causal: bool,
         sinks: NDArray[np.float32] | None, slopes: NDArray[np.float32] | None, group: int,
         pool: NDArray[np.uint8], first_byte: int, kv_heads: int, head_dim: int, is_float32: bool, out: int,
     ) -> None: ...  # fmt: skip
-    def gated(self, x: int, act: str, out: int) -> None: ...
+    def gated(self, x: int, act: str, is_gated: bool, out: int) -> None: ...
+    def softcap(self, x: int, cap: float, out: int) -> None: ...
     def join(self, left: int, right: int, out: int) -> None: ...
     def sample(self, logits: int) -> None: ...
     def run(self, *arrays: Any) -> None: ...  # Any: StepInput's arrays in the order of bind_program.cpp

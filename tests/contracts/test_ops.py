@@ -8,6 +8,7 @@ import pytest
 
 from penstock.ops.attention import KVBlocks
 from penstock.ops.contract import OPS, Op, Operand, op
+from penstock.ops.pointwise import ACTIVATIONS
 
 SMALL = {
     "T": 5,
@@ -22,13 +23,16 @@ SMALL = {
     "P": 4,
     "M": 3,
     "S": 12,
+    "U": 14,
 }
-HEADS = SMALL | {"D": 16, "Q": 64, "C": 32, "r2": 8, "h": 4}
+HEADS = SMALL | {"D": 16, "Q": 64, "C": 32, "r2": 8, "W": 16, "Y": 16, "h": 4}
 LONG = HEADS | {"P": 64, "M": 20, "X": 41, "S": 1280, "T": 4}  # more than two splits of 512
 ONE = SMALL | {"T": 1, "K": 1, "N": 1, "H": 1, "F": 1, "R": 1}
 GQA = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 16}
 ATTENTION = GQA | {"scale": 0.25, "window": None, "softcap": None, "to": "bfloat16"}
-NORM = {"eps": 1e-5, "weight_offset": 0.0}
+NORM = {"eps": 1e-5, "weight_offset": 0.0, "kind": "rms"}
+LAYER = {"eps": 1e-5, "weight_offset": 0.0, "kind": "layer"}
+WRITE = GQA | {"norm_row": False, "norm": NORM, "interleaved": False}
 
 CASES: list[tuple[str, Mapping[str, int], dict[str, Any]]] = [
     ("add", SMALL, {}),
@@ -37,25 +41,43 @@ CASES: list[tuple[str, Mapping[str, int], dict[str, Any]]] = [
     ("attention", HEADS, ATTENTION | {"softcap": 2.0}),
     ("attention", LONG, ATTENTION),
     ("attention", LONG, ATTENTION | {"window": 600, "to": "float32"}),
+    *[("activated", SMALL, {"act": act}) for act in ACTIVATIONS],
+    *[("activated_operand", SMALL, {"act": "relu2", "to": to}) for to in ("float32", "bfloat16", "int8")],
     ("embed", SMALL, {}),
-    *[("gated", SMALL, {"act": act}) for act in ("silu", "gelu", "gelu_tanh")],
+    ("embed", SMALL, {"scale": 3.0, "position_offset": 2}),
+    *[("gated", SMALL, {"act": act}) for act in ACTIVATIONS],
     *[("gated_operand", SMALL, {"act": "silu", "to": to}) for to in ("float32", "bfloat16", "int8")],
-    ("head_norm", HEADS, NORM | {"head_dim": 16}),
+    ("head_norm", HEADS, NORM | {"span": 16}),
+    ("head_norm", HEADS | {"W": 64}, LAYER | {"span": 16}),
+    ("head_norm", HEADS | {"W": 64}, NORM | {"span": 64}),
     ("join", SMALL | {"A": 3, "B": 5}, {}),
     ("kv_write", HEADS, {}),
     ("linear", SMALL, {}),
     ("linear", ONE, {}),
     ("linear", SMALL | {"K": 1000, "N": 7}, {}),
+    ("linear", SMALL, {"scale": 0.3}),
     ("linear_add", SMALL, {}),
+    ("linear_add", SMALL, {"scale": 0.3}),
+    ("norm", SMALL, NORM),
+    ("norm", SMALL, LAYER),
+    ("norm", SMALL | {"H": 1000}, {"eps": 1e-6, "weight_offset": 1.0, "kind": "rms"}),
+    *[("norm_add", SMALL, norm) for norm in (NORM, LAYER)],
     *[("norm_operand", SMALL, NORM | {"to": to}) for to in ("float32", "bfloat16", "int8")],
+    ("norm_operand", SMALL, LAYER | {"to": "bfloat16"}),
     *[("operand", size, {"to": to}) for to in ("float32", "bfloat16", "int8") for size in (SMALL, ONE)],
-    ("rms_norm", SMALL, NORM),
-    ("rms_norm", SMALL | {"H": 1000}, {"eps": 1e-6, "weight_offset": 1.0}),
     ("rope", HEADS, {"head_dim": 16}),
+    ("rope", HEADS, {"head_dim": 16, "interleaved": True}),
     ("rope", HEADS | {"r2": 4}, {"head_dim": 16}),
     *[("round", SMALL, {"to": to}) for to in ("float32", "bfloat16")],
     ("rows_norm_operand", SMALL, NORM | {"to": "bfloat16"}),
-    *[("split_rope_write", HEADS, GQA | NORM | {"to": to}) for to in ("float32", "bfloat16")],
+    ("softcap", SMALL, {"cap": 3.0}),
+    *[("split_rope_write", HEADS, WRITE | {"to": to}) for to in ("float32", "bfloat16")],
+    ("split_rope_write", HEADS | {"W": 64, "Y": 32}, WRITE | {"norm": LAYER, "to": "float32"}),
+    (
+        "split_rope_write",
+        HEADS | {"W": 64, "Y": 32, "r2": 3},
+        WRITE | {"norm_row": True, "interleaved": True, "to": "float32"},
+    ),
     ("take_rows", SMALL, {}),
 ]
 IDS = [f"{name}-{index}" for index, (name, _, _) in enumerate(CASES)]
@@ -180,7 +202,7 @@ def test_where_arrays_lie_in_memory_does_not_matter(name, sizes, attrs):
 
 
 @pytest.mark.parametrize(
-    ("name", "attrs"), [("kv_write", {}), ("split_rope_write", GQA | NORM | {"to": "bfloat16"})]
+    ("name", "attrs"), [("kv_write", {}), ("split_rope_write", WRITE | {"to": "bfloat16"})]
 )
 def test_the_cache_is_the_same_whether_rows_come_together_or_alone(name, attrs):
     op = OPS[name]
@@ -218,19 +240,37 @@ def composition(name: str, inputs: list[Any], attrs: Mapping[str, Any]) -> np.nd
     a = dict(attrs)
     if name == "linear_add":
         x, weight, bias, residual = inputs
-        return run["add"](residual, run["linear"](x, weight, bias))
+        return run["add"](residual, run["linear"](x, weight, bias, **a))
     if name == "gated_operand":
         width = inputs[0].shape[1] // 2
         gate, up = inputs[0][:, :width].copy(), inputs[0][:, width:].copy()
         return run["operand"](run["gated"](gate, up, act=a["act"]), to=a["to"])
-    norm = {k: a[k] for k in ("eps", "weight_offset")}
+    if name == "activated_operand":
+        return run["operand"](run["activated"](*inputs, act=a["act"]), to=a["to"])
+    if name == "split_rope_write":
+        return split_rope_write(inputs, a)
+    norm = {k: a[k] for k in ("eps", "weight_offset", "kind")}
+    if name == "norm_add":
+        return run["add"](inputs[3], run["norm"](*inputs[:3], **norm))
     if name == "rows_norm_operand":
-        x, rows, weight = inputs
-        return run["operand"](run["rms_norm"](run["take_rows"](x, rows), weight, **norm), to=a["to"])
-    return run["operand"](run["rms_norm"](*inputs, **norm), to=a["to"])
+        x, rows, weight, bias = inputs
+        return run["operand"](run["norm"](run["take_rows"](x, rows), weight, bias, **norm), to=a["to"])
+    return run["operand"](run["norm"](*inputs, **norm), to=a["to"])
 
 
-FUSED = [c for c in CASES if c[0] in {"linear_add", "gated_operand", "rows_norm_operand", "norm_operand"}]
+def split_rope_write(inputs: list[Any], a: Mapping[str, Any]) -> np.ndarray:
+    """The queries alone; what is cached is compared by the programs of tests/unit/model."""
+    qkv, q_norm, _, positions, cos, sin, *_ = inputs
+    width = a["num_heads"] * a["head_dim"]
+    q = qkv[:, :width].copy()
+    q = OPS["head_norm"](q, q_norm, span=width if a["norm_row"] else a["head_dim"], **a["norm"])
+    q = OPS["rope"](q, positions, cos, sin, head_dim=a["head_dim"], interleaved=a["interleaved"])
+    return OPS["round"](q, to=a["to"])
+
+
+FUSED_OPS = {"linear_add", "gated_operand", "activated_operand", "split_rope_write"}
+FUSED_OPS |= {"rows_norm_operand", "norm_operand", "norm_add"}
+FUSED = [c for c in CASES if c[0] in FUSED_OPS]
 
 
 @pytest.mark.parametrize(("name", "sizes", "attrs"), FUSED)

@@ -6,7 +6,7 @@ whatever it reads and leaves nothing half loaded.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,6 +26,7 @@ from penstock.model.generation import GenerationDefaults, read_generation
 from penstock.model.passes.fuse import fuse
 from penstock.model.program import Program
 from penstock.model.spec import ModelSpec
+from penstock.model.unfold import unfold
 from penstock.planner.machine import this_machine
 from penstock.planner.plan import DTYPES, Facts, make_plan
 from penstock.scheduler.policy import POLICIES
@@ -64,6 +65,8 @@ def load_model(model: str, config: EngineConfig) -> Loaded:
     template, template_notes = load_template(folder, tokenizer)
     defaults = read_generation(folder)
     checkpoint = read_checkpoint(folder)
+    names = FAMILIES[spec.architecture].names
+    checkpoint = replace(checkpoint, tensors=unfold(checkpoint.tensors, names, spec))
     plan = make_plan(config, spec, _facts(spec, checkpoint), this_machine())
     program = _program(
         spec, plan.weight_format, plan.head_format, plan.kv_dtype, plan.max_context,

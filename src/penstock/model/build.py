@@ -12,12 +12,12 @@ import numpy as np
 
 from penstock.model.program import Builder, KVLayer, Program
 from penstock.model.rope import rope_tables
-from penstock.model.spec import AttentionSpec, MLPSpec, ModelSpec, NormSpec, RopeSpec
+from penstock.model.spec import AttentionSpec, LayerSpec, ModelSpec, NormSpec, RopeSpec
 from penstock.ops.attention import attention, kv_write
 from penstock.ops.embedding import embed, take_rows
 from penstock.ops.linear import linear
-from penstock.ops.norm import head_norm, rms_norm
-from penstock.ops.pointwise import add, gated
+from penstock.ops.norm import head_norm, norm
+from penstock.ops.pointwise import activated, add, gated, softcap
 from penstock.ops.rope import rope
 from penstock.ops.rounding import operand, round_to
 
@@ -59,14 +59,11 @@ def build(
     tables = _rope_constants(b, spec, max_context)
     groups = {layer: index for index, group in enumerate(spec.kv_groups()) for layer in group.layers}
 
-    x = b("embed", embed, "step.tokens", b.embedding("embed", (spec.vocab_size, spec.hidden_size)))
+    x = _embedding(b, spec)
     for index, layer in enumerate(spec.layers):
         b.scope(f"layers.{index}.")
         kv = KVLayer(index, groups[index], layer.attention.num_kv_heads, layer.attention.head_dim, kv_dtype)
-        h = _norm(b, "attn_norm", layer.norm, x)
-        x = _attention(b, layer.attention, formats, x, h, kv=kv, table=tables.get(layer.attention.rope))
-        h = _norm(b, "mlp_norm", layer.norm, x)
-        x = _mlp(b, layer.mlp, formats, x, h)
+        x = _layer(b, layer, formats, x, kv=kv, table=tables.get(layer.attention.rope))
     b.scope("")
 
     rows = b("last_rows", take_rows, x, "step.logit_rows")
@@ -75,7 +72,11 @@ def build(
     head_operand = operand_of(b.format_of(source, head_format), activations)
     h = b("head_operand", operand, h, to=head_operand)
     head = b.linear_weight("lm_head", (spec.vocab_size, spec.hidden_size), head_format, source)
-    b("logits", linear, h, head, None)
+    if spec.logit_softcap is None:
+        b("logits", linear, h, head, None, scale=spec.logit_scale)
+    else:
+        h = b("raw_logits", linear, h, head, None, scale=spec.logit_scale)
+        b("logits", softcap, h, cap=spec.logit_softcap)
     return b.finish()
 
 
@@ -106,35 +107,82 @@ def _rope_constants(b: Builder, spec: ModelSpec, max_context: int) -> dict[RopeS
     return tables
 
 
+def _embedding(b: Builder, spec: ModelSpec) -> str:
+    """The first value of the residual stream."""
+    table = b.embedding("embed", (spec.vocab_size, spec.hidden_size))
+    places, offset = None, 0
+    if spec.positions is not None:
+        places = b.embedding("positions", (spec.positions.num_rows, spec.hidden_size))
+        offset = spec.positions.offset
+    attrs = {"scale": spec.embed_scale, "position_offset": offset}
+    x = b("embed", embed, "step.tokens", table, "step.positions", places, **attrs)
+    return x if spec.embed_norm is None else _norm(b, "embed_norm", spec.embed_norm, x)
+
+
+def _layer(
+    b: Builder, spec: LayerSpec, formats: _Formats, x: str, *, kv: KVLayer, table: tuple[str, str] | None
+) -> str:
+    """One decoder block: the residual stream after it."""
+    h = _input(b, "attn", spec, formats, x)
+    shared = h
+    y = _attention(b, spec, formats, h, kv=kv, table=table)
+    after = _joined(b, "attn", spec, x, y)
+    if spec.is_parallel and spec.shares_norm:
+        h = shared
+    else:
+        h = _input(b, "mlp", spec, formats, x if spec.is_parallel else after)
+    return _joined(b, "mlp", spec, after, _mlp(b, spec, formats, h))
+
+
+def _input(b: Builder, half: str, spec: LayerSpec, formats: _Formats, x: str) -> str:
+    """What the products of a half of the block read."""
+    h = _norm(b, f"{half}_norm", spec.norm, x) if spec.norm_inputs else x
+    return b(f"{half}.in", operand, h, to=formats.operand)
+
+
+def _joined(b: Builder, half: str, spec: LayerSpec, x: str, y: str) -> str:
+    """x plus what a half of the block made of it."""
+    if spec.norm_outputs:
+        y = _norm(b, f"{half}_out_norm", spec.norm, y)
+    return b(f"after_{half}", add, x, y)
+
+
 def _norm(b: Builder, name: str, spec: NormSpec, x: str) -> str:
-    weight = b.vector(name, b.hidden_size)
-    return b(name, rms_norm, x, weight, eps=spec.eps, weight_offset=spec.weight_offset)
+    weight = b.vector(name, b.hidden_size) if spec.has_weight else None
+    bias = b.vector(f"{name}_bias", b.hidden_size) if spec.has_bias else None
+    return b(name, norm, x, weight, bias, **_norm_attrs(spec))
 
 
-def _linear(b: Builder, name: str, x: str, shape: tuple[int, int], format: str, *, has_bias: bool) -> str:
+def _norm_attrs(spec: NormSpec) -> dict[str, float | str]:
+    return {"eps": spec.eps, "weight_offset": spec.weight_offset, "kind": spec.kind}
+
+
+def _linear(
+    b: Builder,
+    name: str,
+    x: str,
+    shape: tuple[int, int],
+    format: str,
+    *,
+    has_bias: bool,
+    scale: float = 1.0,
+) -> str:
     weight = b.linear_weight(name, shape, format)
-    return b(name, linear, x, weight, b.vector(f"{name}_bias", shape[0]) if has_bias else None)
+    bias = b.vector(f"{name}_bias", shape[0]) if has_bias else None
+    return b(name, linear, x, weight, bias, scale=scale)
 
 
 def _attention(
-    b: Builder,
-    spec: AttentionSpec,
-    formats: _Formats,
-    x: str,
-    h: str,
-    *,
-    kv: KVLayer,
-    table: tuple[str, str] | None,
+    b: Builder, layer: LayerSpec, formats: _Formats, h: str, *, kv: KVLayer, table: tuple[str, str] | None
 ) -> str:
-    """x + attention(h)."""
+    spec = layer.attention
     width, kv_width = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
-    h = b("attn.in", operand, h, to=formats.operand)
     q, k, v = (
         _linear(b, f"attn.{name}", h, (n, b.hidden_size), formats.linear, has_bias=spec.qkv_bias)
         for name, n in (("q", width), ("k", kv_width), ("v", kv_width))
     )
-    q = _positioned(b, "attn.q", spec, q, table)
-    k = _positioned(b, "attn.k", spec, k, table)
+    q = _positioned(b, "attn.q", spec, q, width, table)
+    k = _positioned(b, "attn.k", spec, k, kv_width, table)
     q, k, v = (
         b(f"attn.{name}_rounded", round_to, value, to=formats.attention)
         for name, value in (("q", q), ("k", k), ("v", v))
@@ -161,29 +209,36 @@ def _attention(
         to=formats.attention,
     )
     y = b("attn.out", operand, y, to=formats.operand)
-    y = _linear(b, "attn.o", y, (b.hidden_size, width), formats.linear, has_bias=spec.o_bias)
-    return b("after_attn", add, x, y)
+    shape, scale = (b.hidden_size, width), layer.residual_scale
+    return _linear(b, "attn.o", y, shape, formats.linear, has_bias=spec.o_bias, scale=scale)
 
 
-def _positioned(b: Builder, name: str, spec: AttentionSpec, x: str, table: tuple[str, str] | None) -> str:
-    """Head norm and rope of q or k, where the spec has them."""
+def _positioned(
+    b: Builder, name: str, spec: AttentionSpec, x: str, width: int, table: tuple[str, str] | None
+) -> str:
+    """Norm and rope of q or k, where the spec has them."""
     if spec.qk_norm is not None:
-        weight = b.vector(f"{name}_norm", spec.head_dim)
-        norm = {"eps": spec.qk_norm.eps, "weight_offset": spec.qk_norm.weight_offset}
-        x = b(f"{name}_norm", head_norm, x, weight, head_dim=spec.head_dim, **norm)
+        assert spec.qk_norm.has_weight, "a norm of queries and keys has a weight"
+        assert not spec.qk_norm.has_bias, "and no bias"
+        weight = b.vector(f"{name}_norm", spec.head_dim if spec.qk_norm_over == "head" else width)
+        span = width if spec.qk_norm_over == "row" else spec.head_dim
+        x = b(f"{name}_norm", head_norm, x, weight, span=span, **_norm_attrs(spec.qk_norm))
     if table is not None:
-        x = b(f"{name}_rope", rope, x, "step.positions", *table, head_dim=spec.head_dim)
+        assert spec.rope is not None, "a table is of a rope"
+        attrs = {"head_dim": spec.head_dim, "interleaved": spec.rope.interleaved}
+        x = b(f"{name}_rope", rope, x, "step.positions", *table, **attrs)
     return x
 
 
-def _mlp(b: Builder, spec: MLPSpec, formats: _Formats, x: str, h: str) -> str:
-    """x + mlp(h)."""
-    h = b("mlp.in", operand, h, to=formats.operand)
-    shape = (spec.intermediate_size, b.hidden_size)
-    gate, up = (
-        _linear(b, f"mlp.{name}", h, shape, formats.linear, has_bias=spec.bias) for name in ("gate", "up")
-    )
-    y = b("mlp.gated", gated, gate, up, act=spec.act)
+def _mlp(b: Builder, layer: LayerSpec, formats: _Formats, h: str) -> str:
+    spec = layer.mlp
+    inner, outer = (spec.intermediate_size, b.hidden_size), (b.hidden_size, spec.intermediate_size)
+    up = _linear(b, "mlp.up", h, inner, formats.linear, has_bias=spec.bias)
+    if spec.is_gated:
+        gate = _linear(b, "mlp.gate", h, inner, formats.linear, has_bias=spec.bias)
+        y = b("mlp.gated", gated, gate, up, act=spec.act)
+    else:
+        y = b("mlp.activated", activated, up, act=spec.act)
     y = b("mlp.out", operand, y, to=formats.operand)
-    y = _linear(b, "mlp.down", y, (b.hidden_size, spec.intermediate_size), formats.linear, has_bias=spec.bias)
-    return b("after_mlp", add, x, y)
+    scale = layer.residual_scale
+    return _linear(b, "mlp.down", y, outer, formats.linear, has_bias=spec.bias, scale=scale)

@@ -12,12 +12,27 @@ from typing import Final
 
 @dataclass(frozen=True, eq=False)
 class Names:
-    """How one lineage of checkpoints spells its tensors. `inert`: patterns of tensors that may be skipped."""
+    """How one lineage of checkpoints spells its tensors, and how it stores them.
+
+    A name that ends in `[part]` is a share of the rows of the tensor before it, whose parts lie in the order
+    in which they stand here (`fused`). A name of a layer that holds `{}` is a tensor for each head. Patterns
+    match whole names; `model.unfold` makes of a checkpoint what is promised here.
+    """
 
     top: Mapping[str, str]  # canonical -> checkpoint
     layer: Mapping[str, str]  # canonical, after "layers.<i>." -> checkpoint, after the layer's prefix
     layer_prefix: str  # holds one {}
-    inert: tuple[str, ...] = ()
+    inert: tuple[str, ...] = ()  # patterns of tensors that may be skipped
+    is_grouped: bool = False  # fused q, k, v: the queries of a KV head, its key, its value; then the next one
+    transposed: tuple[str, ...] = ()  # patterns of matrices stored as [K,N]
+    flattened: tuple[str, ...] = ()  # patterns of vectors stored with two dims
+    optional_prefix: str = ""  # of all names but lm_head; some files of the lineage leave it out
+
+    @property
+    def changes_tensors(self) -> bool:
+        """Whether a checkpoint holds anything in another form than its weights are used in."""
+        is_folded = any("[" in name or "{}" in name for name in self.layer.values())
+        return bool(is_folded or self.transposed or self.flattened or self.optional_prefix)
 
     def checkpoint_name(self, canonical: str) -> str:
         """What the checkpoint calls a canonical name."""
@@ -43,6 +58,19 @@ class Names:
         if tie_embeddings and name == self.top.get("lm_head"):
             return True
         return any(re.fullmatch(pattern, name) for pattern in self.inert)
+
+
+def fused(module: str, *parts: str) -> dict[str, str]:
+    """Names of weights and biases that a module holds in one tensor each: fused("qkv", "attn.q", ...)."""
+    weights = {part: f"{module}.weight[{part}]" for part in parts}
+    return weights | {f"{part}_bias": f"{module}.bias[{part}]" for part in parts}
+
+
+def plain(**modules: str) -> dict[str, str]:
+    """Names of weight and bias of modules; `__` stands for a dot: plain(attn__o="attn.dense")."""
+    names = {canonical.replace("__", "."): module for canonical, module in modules.items()}
+    weights = {canonical: f"{module}.weight" for canonical, module in names.items()}
+    return weights | {f"{canonical}_bias": f"{module}.bias" for canonical, module in names.items()}
 
 
 _LAYER: Final = re.compile(r"layers\.(\d+)\.(.+)$")

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class NormSpec:
-    """RMS norm. `weight_offset` is 1.0 where the checkpoint stores weight - 1."""
+    """RMS norm or LayerNorm. `weight_offset` is 1.0 where the checkpoint stores weight - 1."""
 
     eps: float
     weight_offset: float = 0.0
+    kind: str = "rms"  # rms | layer (which subtracts the mean first)
+    has_weight: bool = True
+    has_bias: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,15 @@ class RopeSpec:
     truncate: bool = True
     short_factor: tuple[float, ...] = ()  # longrope, one per frequency
     long_factor: tuple[float, ...] = ()
+    interleaved: bool = False  # pairs are (2i, 2i + 1), not (i, i + rotary_dim / 2)
+
+
+@dataclass(frozen=True, slots=True)
+class PositionTableSpec:
+    """Learned positions: row `position + offset` of a table is added to the token's embedding."""
+
+    num_rows: int
+    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +68,8 @@ class AttentionSpec:
     softcap: float | None = None  # scores become softcap * tanh(score / softcap)
     qkv_bias: bool = False
     o_bias: bool = False
-    qk_norm: NormSpec | None = None  # per head, before rope
+    qk_norm: NormSpec | None = None  # of queries and keys, before rope
+    qk_norm_over: str = "head"  # one weight for all heads | each_head: a weight for each | row: all at once
     sinks: bool = False  # a learned score per query head that takes its part of the softmax and has no value
     slopes: tuple[float, ...] = ()  # ALiBi, per query head: a score gains -slope * distance, after `scale`
     is_causal: bool = True  # False: a row reads its whole request (encoders); a window then counts both ways
@@ -64,20 +77,30 @@ class AttentionSpec:
 
 @dataclass(frozen=True, slots=True)
 class MLPSpec:
-    """down(act(gate(x)) * up(x))."""
+    """down(act(gate(x)) * up(x)), or down(act(up(x))) where nothing gates."""
 
     intermediate_size: int
-    act: str = "silu"  # silu | gelu | gelu_tanh
+    act: str = "silu"  # ACTIVATIONS of ops/pointwise.py
     bias: bool = False
+    is_gated: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """x + attention(norm(x)), then x + mlp(norm(x)); norms of the inputs, of the outputs, or of both.
+
+    Parallel: x + attention(norm(x)) + mlp(norm(x)), by two norms or one. What is added to x is multiplied
+    by `residual_scale` first.
+    """
 
     attention: AttentionSpec
     mlp: MLPSpec
     norm: NormSpec
+    norm_inputs: bool = True
+    norm_outputs: bool = False
+    is_parallel: bool = False
+    shares_norm: bool = False  # of a parallel layer
+    residual_scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +121,11 @@ class ModelSpec:
     final_norm: NormSpec
     max_context: int
     tie_embeddings: bool
+    embed_scale: float = 1.0
+    embed_norm: NormSpec | None = None
+    positions: PositionTableSpec | None = None
+    logit_scale: float = 1.0
+    logit_softcap: float | None = None  # logits become softcap * tanh(logit / softcap)
     dtype: str | None = None  # float32 | float16 | bfloat16; None: config.json does not say
     architecture: str = ""  # as config.json names it; the family's name in FAMILIES
 

@@ -6,14 +6,25 @@ from penstock.ops.contract import Array, op
 
 
 @op(
-    dims="tokens[T]:V, weight[V,H] -> y[T,H]",
+    dims="tokens[T]:V, weight[V,H], positions[T]:S, position_weight[U,H]? -> y[T,H]",
     tolerance={"float32": 0.0},
-    flops=lambda _: 0,
-    traffic=lambda d, w: d["T"] * d["H"] * (w.get("weight", 4) + 4),
+    flops=lambda d: 2 * d["T"] * d["H"],
+    traffic=lambda d, w: d["T"] * d["H"] * (w.get("weight", 4) + w.get("position_weight", 4) + 4),
 )
-def embed(tokens: Array, weight: Array) -> Array:
-    """The table's row of every token, widened to float32."""
-    return weight[tokens].astype(np.float32)
+def embed(
+    tokens: Array,
+    weight: Array,
+    positions: Array,
+    position_weight: Array | None,
+    *,
+    scale: float = 1.0,
+    position_offset: int = 0,
+) -> Array:
+    """The table's row of every token, widened to float32, times `scale`; learned positions added."""
+    y = weight[tokens].astype(np.float32) * np.float32(scale)
+    if position_weight is None:
+        return y
+    return np.asarray(y + position_weight[positions + position_offset].astype(np.float32))
 
 
 @op(

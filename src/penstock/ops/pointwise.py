@@ -1,4 +1,4 @@
-"""Elementwise ops: the residual sum and the gated activations of an MLP."""
+"""Elementwise ops: the residual sum, the activations of an MLP, gated or plain, and the cap of logits."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -24,7 +24,27 @@ def _gelu_tanh(x: Array) -> Array:
     return np.asarray(np.float32(0.5) * x * (np.float32(1) + np.tanh(inner)))
 
 
-ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {"silu": _silu, "gelu": _gelu, "gelu_tanh": _gelu_tanh}
+def _quick_gelu(x: Array) -> Array:
+    with np.errstate(over="ignore"):
+        return np.asarray(x / (np.float32(1) + np.exp(np.float32(-1.702) * x)))
+
+
+def _relu(x: Array) -> Array:
+    return np.maximum(x, np.float32(0))
+
+
+def _relu2(x: Array) -> Array:
+    return np.square(_relu(x))
+
+
+ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
+    "silu": _silu,
+    "gelu": _gelu,
+    "gelu_tanh": _gelu_tanh,
+    "quick_gelu": _quick_gelu,
+    "relu": _relu,
+    "relu2": _relu2,
+}
 
 
 @op(
@@ -67,3 +87,34 @@ def gated_operand(gate_up: Array, *, act: str, to: str) -> Array:
     width = gate_up.shape[1] // 2
     y: Array = operand(gated(gate_up[:, :width], gate_up[:, width:], act=act), to=to)
     return y
+
+
+@op(
+    dims="x[T,F] -> y[T,F]",
+    tolerance={"float32": 1e-5},
+    flops=lambda d: 4 * d["T"] * d["F"],
+)
+def activated(x: Array, *, act: str) -> Array:
+    """act(x), where no gate multiplies it."""
+    return ACTIVATIONS[act](x)
+
+
+@op(
+    dims="x[T,F] -> y[T,F]",
+    tolerance={"float32": 1e-5, "bfloat16": 2**-7, "int8": 2**-6},
+    flops=lambda d: 5 * d["T"] * d["F"],
+)
+def activated_operand(x: Array, *, act: str, to: str) -> Array:
+    """operand(activated(x))."""
+    y: Array = operand(activated(x, act=act), to=to)
+    return y
+
+
+@op(
+    dims="x[R,V] -> y[R,V]",
+    tolerance={"float32": 1e-5},
+    flops=lambda d: 5 * d["R"] * d["V"],
+)
+def softcap(x: Array, *, cap: float) -> Array:
+    """cap * tanh(x / cap): logits that stay below `cap`. Gemma 2, arXiv:2408.00118."""
+    return np.asarray(np.float32(cap) * np.tanh(x / np.float32(cap)))

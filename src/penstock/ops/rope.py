@@ -1,5 +1,8 @@
 """Rotary positions, alone and fused with everything between the qkv product and the cache."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from penstock.ops.attention import KVBlocks, kv_write
@@ -14,22 +17,31 @@ from penstock.ops.rounding import round_to
     flops=lambda d: 3 * d["T"] * d["Q"],
     traffic=lambda d, _: 8 * d["T"] * (d["Q"] + d["r2"]),
 )
-def rope(x: Array, positions: Array, cos: Array, sin: Array, *, head_dim: int) -> Array:
+def rope(
+    x: Array, positions: Array, cos: Array, sin: Array, *, head_dim: int, interleaved: bool = False
+) -> Array:
     """Turn the pairs (i, i + r2) of every head by the angles of the row's position; dims past 2*r2 stay.
 
-    `cos` and `sin` hold one row per position. Su et al. 2021, arXiv:2104.09864 (halves, as Llama pairs them).
+    `cos` and `sin` hold one row per position. Su et al. 2021, arXiv:2104.09864, pairs (2i, 2i + 1), which is
+    `interleaved`; most checkpoints pair halves.
     """
-    heads = x.reshape(len(x), -1, head_dim)
+    y = x.reshape(len(x), -1, head_dim).copy()
     half = cos.shape[1]
-    low, high = heads[..., :half], heads[..., half : 2 * half]
+    even, odd = (
+        (slice(0, 2 * half, 2), slice(1, 2 * half, 2))
+        if interleaved
+        else (slice(half), slice(half, 2 * half))
+    )
+    low, high = y[..., even].copy(), y[..., odd].copy()
     c, s = cos[positions][:, None, :], sin[positions][:, None, :]
-    turned = [low * c - high * s, high * c + low * s, heads[..., 2 * half :]]
-    return np.concatenate(turned, axis=-1).reshape(x.shape)
+    y[..., even] = low * c - high * s
+    y[..., odd] = high * c + low * s
+    return y.reshape(x.shape)
 
 
 @op(
     dims=(
-        "qkv[T,Q+2C], q_norm[D]?, k_norm[D]?, positions[T]:S, cos[S,r2]?, sin[S,r2]?, kv,"
+        "qkv[T,Q+2C], q_norm[W]?, k_norm[Y]?, positions[T]:S, cos[S,r2]?, sin[S,r2]?, kv,"
         " block_table[B,M]:X, row_request[T]:B -> q[T,Q]"
     ),
     tolerance={"float32": 1e-5, "bfloat16": 2**-7},
@@ -54,19 +66,23 @@ def split_rope_write(
     num_heads: int,
     num_kv_heads: int,
     head_dim: int,
-    eps: float,
-    weight_offset: float,
+    norm_row: bool,
+    norm: Mapping[str, Any],
+    interleaved: bool,
     to: str,
 ) -> Array:
-    """q, k, v out of one row; optional head norms and rope on q and k; rounded; k and v into the cache."""
+    """q, k, v out of one row; optional norms and rope on q and k; rounded; k and v into the cache.
+
+    `norm` holds the attributes of the norms, which are of each head or, with `norm_row`, of all at once.
+    """
     width, kv_width = num_heads * head_dim, num_kv_heads * head_dim
     q, k, v = np.split(qkv, [width, width + kv_width], axis=1)
     if q_norm is not None:
-        q = head_norm(q, q_norm, head_dim=head_dim, eps=eps, weight_offset=weight_offset)
+        q = head_norm(q, q_norm, span=width if norm_row else head_dim, **norm)
     if k_norm is not None:
-        k = head_norm(k, k_norm, head_dim=head_dim, eps=eps, weight_offset=weight_offset)
+        k = head_norm(k, k_norm, span=kv_width if norm_row else head_dim, **norm)
     if cos is not None and sin is not None:
-        q = rope(q, positions, cos, sin, head_dim=head_dim)
-        k = rope(k, positions, cos, sin, head_dim=head_dim)
+        q = rope(q, positions, cos, sin, head_dim=head_dim, interleaved=interleaved)
+        k = rope(k, positions, cos, sin, head_dim=head_dim, interleaved=interleaved)
     kv_write(round_to(k, to=to), round_to(v, to=to), kv, positions, row_request, block_table)
     return np.asarray(round_to(q, to=to))

@@ -10,7 +10,15 @@ from penstock.backends.reference.executor import ReferenceExecutor
 from penstock.model.build import build
 from penstock.model.passes.fuse import fuse
 from penstock.model.program import Program
-from penstock.model.spec import AttentionSpec, LayerSpec, MLPSpec, ModelSpec, NormSpec, RopeSpec
+from penstock.model.spec import (
+    AttentionSpec,
+    LayerSpec,
+    MLPSpec,
+    ModelSpec,
+    NormSpec,
+    PositionTableSpec,
+    RopeSpec,
+)
 
 NORM = NormSpec(eps=1e-5)
 ROPE = RopeSpec(rotary_dim=16, theta=10000.0, max_position=256)
@@ -22,6 +30,23 @@ BIASED = LayerSpec(
 NORMED = LayerSpec(replace(ATTENTION, qk_norm=NormSpec(1e-6, 1.0), window=5), MLPSpec(48), NORM)
 UNPLACED = LayerSpec(replace(ATTENTION, rope=None, softcap=3.0), MLPSpec(48, act="gelu"), NormSpec(1e-5, 1.0))
 SLOPED = LayerSpec(replace(ATTENTION, rope=None, sinks=True, slopes=(0.5, 0.25, 0.1, 0.0)), MLPSpec(48), NORM)
+LAYER_NORM = NormSpec(eps=1e-5, kind="layer", has_bias=True)
+BARE_NORM = NormSpec(eps=1e-5, kind="layer", has_weight=False)
+UNGATED = MLPSpec(48, act="relu", bias=True, is_gated=False)
+SANDWICH = replace(PLAIN, norm=NormSpec(1e-6, 1.0), norm_outputs=True)
+POSTED = replace(PLAIN, norm_inputs=False, norm_outputs=True)
+TWINS = LayerSpec(replace(ATTENTION, qkv_bias=True, o_bias=True), UNGATED, LAYER_NORM, is_parallel=True)
+SHARED = replace(TWINS, norm=BARE_NORM, shares_norm=True, residual_scale=0.3)
+WHOLE_ROW = replace(PLAIN, attention=replace(ATTENTION, qk_norm=NORM, qk_norm_over="row"))
+EACH_HEAD = replace(
+    PLAIN,
+    attention=replace(
+        ATTENTION,
+        rope=replace(ROPE, rotary_dim=8, interleaved=True),
+        qk_norm=NormSpec(1e-5, kind="layer"),
+        qk_norm_over="each_head",
+    ),
+)
 FORMATS = ["float32", "float16", "bfloat16", "int8", "int4_g32"]
 FUSED_OPS = {
     "embed": 1,
@@ -82,12 +107,20 @@ SPECS = {
     "no rope, softcap": spec_of(UNPLACED),
     "sinks, alibi": spec_of(SLOPED),
 }
+OTHERS = {  # what other families are made of
+    "sandwich, caps": replace(spec_of(SANDWICH, POSTED), embed_scale=6.5, logit_softcap=4.0),
+    "parallel, positions": replace(
+        spec_of(TWINS, SHARED), positions=PositionTableSpec(66, 2), final_norm=LAYER_NORM
+    ),
+    "qk-norms": replace(spec_of(WHOLE_ROW, EACH_HEAD), embed_norm=LAYER_NORM, logit_scale=0.25),
+}
+ALL = SPECS | OTHERS
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", ALL)
 def test_fusing_changes_no_bit(name, format):
-    program = program_of(SPECS[name], format)
+    program = program_of(ALL[name], format)
 
     assert run(fuse(program)) == run(program)
 
@@ -103,6 +136,28 @@ def test_every_layer_is_fused_completely(name):
     expected["linear"] = 2 * num_layers + 1  # qkv, gate_up; lm_head
 
     assert counts == expected
+
+
+def count_ops(program: Program) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for call in program.calls:
+        counts[call.op.name] = counts.get(call.op.name, 0) + 1
+    return counts
+
+
+def test_other_layers_are_fused_as_far_as_they_can_be():
+    sandwich, parallel, qk = (count_ops(fuse(program_of(spec))) for spec in OTHERS.values())
+    every_layer = {"split_rope_write": 2, "attention": 2, "rows_norm_operand": 1, "embed": 1}
+
+    assert sandwich == every_layer | {
+        "norm_operand": 2, "norm_add": 4, "operand": 4, "linear": 9, "gated_operand": 2, "softcap": 1
+    }  # fmt: skip
+    assert parallel == every_layer | {
+        "norm_operand": 3, "operand": 2, "linear": 5, "linear_add": 4, "activated_operand": 2
+    }  # fmt: skip
+    assert qk == every_layer | {
+        "norm": 1, "norm_operand": 4, "operand": 2, "linear": 5, "linear_add": 4, "gated_operand": 2
+    }  # fmt: skip
 
 
 def test_stacked_weights_name_their_parts_in_order():
@@ -125,7 +180,7 @@ def test_a_value_with_two_readers_is_not_swallowed():
     calls.insert(index + 1, tapped)
     fused = fuse(replace(program, calls=tuple(calls)))
 
-    assert any(call.output == "layers.0.mlp_norm" and call.op.name == "rms_norm" for call in fused.calls)
+    assert any(call.output == "layers.0.mlp_norm" and call.op.name == "norm" for call in fused.calls)
 
 
 @pytest.mark.parametrize(
@@ -196,9 +251,9 @@ def test_kv_layers_know_their_group():
     assert [group.window for group in program.kv_groups] == [None, 5]
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", ALL)
 def test_the_price_of_a_step_is_dominated_by_what_it_must_be(name):
-    program = program_of(SPECS[name], "int8")
+    program = program_of(ALL[name], "int8")
     params = sum(u.shape[0] * u.shape[1] for u in program.weights.values() if u.kind == "linear")
     one = program.cost({"T": 1, "R": 1, "B": 1, "S": 10})
     many = program.cost({"T": 64, "R": 64, "B": 64, "S": 10})
@@ -211,7 +266,7 @@ def test_the_price_of_a_step_is_dominated_by_what_it_must_be(name):
 
 def test_fusing_saves_traffic_and_no_arithmetic_worth_naming():
     sizes = {"T": 8, "R": 8, "B": 8, "S": 30}
-    for name, spec in SPECS.items():
+    for name, spec in ALL.items():
         plain = program_of(spec)
         before, after = plain.cost(sizes), fuse(plain).cost(sizes)
 

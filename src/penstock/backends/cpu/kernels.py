@@ -16,35 +16,52 @@ Lower = Callable[["Lowering", Call], None]
 
 
 def _embed(low: "Lowering", call: Call) -> None:
-    tokens, weight = call.inputs
-    assert tokens == "step.tokens"
+    tokens, weight, positions, places = call.inputs
+    assert (tokens, positions) == ("step.tokens", "step.positions")
+    place_table, place_dtype = (None, "float32") if places is None else low.embedding(places)
+    place = (call.attrs["scale"], place_table, place_dtype, call.attrs["position_offset"])
     coded = low.coded_embedding(weight)
     if coded is not None:
         packed, weight_format, (n, k) = coded
-        low.native.embed_codes(packed, weight_format, n, k, low.floats(call, k))
+        low.native.embed_codes(packed, weight_format, n, k, *place, low.floats(call, k))
         return
     table, dtype = low.embedding(weight)
-    low.native.embed(table, dtype, low.floats(call, table.shape[1]))
+    low.native.embed(table, dtype, *place, low.floats(call, table.shape[1]))
 
 
-def _norm_operand(low: "Lowering", call: Call) -> None:
-    x, weight = call.inputs
-    _norm(low, call, x, weight, on_logit_rows=False)
+def _norm(low: "Lowering", call: Call) -> None:
+    x, weight, bias = call.inputs
+    _normed(low, call, x, weight, bias)
+
+
+def _norm_add(low: "Lowering", call: Call) -> None:
+    x, weight, bias, residual = call.inputs
+    _normed(low, call, x, weight, bias, residual=residual)
 
 
 def _rows_norm_operand(low: "Lowering", call: Call) -> None:
-    x, rows, weight = call.inputs
+    x, rows, weight, bias = call.inputs
     assert rows == "step.logit_rows"
-    _norm(low, call, x, weight, on_logit_rows=True)
+    low.on_logit_rows.add(call.output)
+    _normed(low, call, x, weight, bias)
 
 
-def _norm(low: "Lowering", call: Call, x: str | None, weight: str | None, *, on_logit_rows: bool) -> None:
-    vector = low.vector(weight)
-    assert vector is not None
-    if on_logit_rows:
-        low.on_logit_rows.add(call.output)
-    out = low.operand(call, call.attrs["to"], len(vector))
-    low.native.norm(low[x], vector, call.attrs["eps"], call.attrs["weight_offset"], on_logit_rows, out)
+def _normed(
+    low: "Lowering",
+    call: Call,
+    x: str | None,
+    weight: str | None,
+    bias: str | None,
+    *,
+    residual: str | None = None,
+) -> None:
+    """Into an operand, or into rows of fp32."""
+    attrs, width = call.attrs, low.width(x)
+    out = low.operand(call, attrs["to"], width) if "to" in attrs else low.floats(call, width)
+    low.native.norm(
+        low[x], low.vector(weight), low.vector(bias), attrs["kind"], attrs["eps"], attrs["weight_offset"],
+        -1 if residual is None else low[residual], call.output in low.on_logit_rows, out,
+    )  # fmt: skip
 
 
 def _operand(low: "Lowering", call: Call) -> None:
@@ -72,7 +89,10 @@ def _product(
     out = low.floats(call, n)
     addend = -1 if residual is None else low[residual]
     on_logit_rows = call.output in low.on_logit_rows
-    low.native.linear(packed, weight_format, n, k, low[x], out, low.vector(bias), addend, on_logit_rows)
+    low.native.linear(
+        packed, weight_format, n, k, low[x], out, low.vector(bias), call.attrs.get("scale", 1.0), addend,
+        on_logit_rows,
+    )  # fmt: skip
 
 
 def _split_rope_write(low: "Lowering", call: Call) -> None:
@@ -83,10 +103,12 @@ def _split_rope_write(low: "Lowering", call: Call) -> None:
     rotary = 0 if cos_table is None else 2 * cos_table.shape[1]
     padded = -(-attrs["head_dim"] // 32) * 32
     out = low.floats(call, attrs["num_heads"] * padded)
+    norm = attrs["norm"]
     low.native.rope_write(
-        low[qkv], attrs["num_heads"], rotary, low.vector(q_norm), low.vector(k_norm), attrs.get("eps") or 0.0,
-        attrs.get("weight_offset") or 0.0, cos_table, sin_table, layer.group, pool, first_byte,
-        attrs["num_kv_heads"], attrs["head_dim"], layer.dtype == "float32", out,
+        low[qkv], attrs["num_heads"], rotary, attrs["interleaved"], low.vector(q_norm), low.vector(k_norm),
+        norm.get("kind", "rms"), norm["eps"], norm.get("weight_offset", 0.0), attrs["norm_row"], cos_table,
+        sin_table, layer.group, pool, first_byte, attrs["num_kv_heads"], attrs["head_dim"],
+        layer.dtype == "float32", out,
     )  # fmt: skip
 
 
@@ -105,7 +127,19 @@ def _attention(low: "Lowering", call: Call) -> None:
 def _gated_operand(low: "Lowering", call: Call) -> None:
     (gate_up,) = call.inputs
     out = low.operand(call, call.attrs["to"], low.width(gate_up) // 2)
-    low.native.gated(low[gate_up], call.attrs["act"], out)
+    low.native.gated(low[gate_up], call.attrs["act"], True, out)
+
+
+def _activated_operand(low: "Lowering", call: Call) -> None:
+    (x,) = call.inputs
+    out = low.operand(call, call.attrs["to"], low.width(x))
+    low.native.gated(low[x], call.attrs["act"], False, out)
+
+
+def _softcap(low: "Lowering", call: Call) -> None:
+    (x,) = call.inputs
+    low.follow_rows(call, x)
+    low.native.softcap(low[x], call.attrs["cap"], low.floats(call, low.width(x)))
 
 
 def _join(low: "Lowering", call: Call) -> None:
@@ -116,7 +150,9 @@ def _join(low: "Lowering", call: Call) -> None:
 
 CPU: Mapping[str, Lower] = {
     "embed": _embed,
-    "norm_operand": _norm_operand,
+    "norm": _norm,
+    "norm_add": _norm_add,
+    "norm_operand": _norm,
     "rows_norm_operand": _rows_norm_operand,
     "operand": _operand,
     "linear": _linear,
@@ -125,6 +161,8 @@ CPU: Mapping[str, Lower] = {
     "attention": _attention,
     "gated_operand": _gated_operand,
     "join": _join,
+    "activated_operand": _activated_operand,
+    "softcap": _softcap,
 }
 
 

@@ -1,20 +1,21 @@
 """Fuse: the plain program rewritten with the ops that kernels run, bit for bit the same.
 
-Five patterns, each anchored at the call that ends it: norm + operand; take_rows + norm + operand;
-q, k, v products + head norms + rope + rounding + cache write; gate and up products + activation +
-operand; product + residual. A call is swallowed only if nobody else reads its output; what matches no
-pattern stays as it is.
+Patterns, each anchored at the call that ends it: norm + operand; take_rows + norm + operand; norm +
+residual; q, k, v products + head norms + rope + rounding + cache write; gate and up products + activation +
+operand; activation + operand; product + residual. A call is swallowed only if nobody else
+reads its output; what matches no pattern stays as it is.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from penstock.model.program import Call, Program, WeightUse
 from penstock.ops.attention import attention, kv_write
 from penstock.ops.contract import Op
 from penstock.ops.embedding import take_rows
 from penstock.ops.linear import linear, linear_add
-from penstock.ops.norm import head_norm, norm_operand, rms_norm, rows_norm_operand
-from penstock.ops.pointwise import add, gated, gated_operand, join
+from penstock.ops.norm import head_norm, norm, norm_add, norm_operand, rows_norm_operand
+from penstock.ops.pointwise import activated, activated_operand, add, gated, gated_operand, join
 from penstock.ops.rope import rope, split_rope_write
 from penstock.ops.rounding import operand, round_to
 
@@ -22,7 +23,7 @@ from penstock.ops.rounding import operand, round_to
 def fuse(program: Program) -> Program:
     """`program` with every pattern replaced by its fused op, and the weights of joined products stacked."""
     rewriter = _Rewriter(program)
-    for pattern in (_norms, _qkv, _gate_up, _residual):
+    for pattern in (_norms, _qkv, _gate_up, _activation, _residual):
         rewriter.apply(pattern)
     return rewriter.finish()
 
@@ -139,16 +140,16 @@ Pattern = Callable[[_Rewriter, Call], bool]
 
 
 def _norms(r: _Rewriter, end: Call) -> bool:
-    norm = r.maker(end.inputs[0], rms_norm) if end.op is operand else None
-    if norm is None:
+    normed = r.maker(end.inputs[0], norm) if end.op is operand else None
+    if normed is None:
         return False
-    attrs = {**norm.attrs, **end.attrs}
-    rows = r.maker(norm.inputs[0], take_rows)
+    attrs = {**normed.attrs, **end.attrs}
+    rows = r.maker(normed.inputs[0], take_rows)
     if rows is None:
-        r.replace([norm, end], [Call(norm_operand, norm.inputs, end.output, attrs)])
+        r.replace([normed, end], [Call(norm_operand, normed.inputs, end.output, attrs)])
     else:
-        inputs = (*rows.inputs, norm.inputs[1])
-        r.replace([rows, norm, end], [Call(rows_norm_operand, inputs, end.output, attrs)])
+        inputs = (*rows.inputs, *normed.inputs[1:])
+        r.replace([rows, normed, end], [Call(rows_norm_operand, inputs, end.output, attrs)])
     return True
 
 
@@ -177,7 +178,7 @@ def _qkv(r: _Rewriter, write: Call) -> bool:
         return False
     (q, q_norm, q_rope, q_round), (k, k_norm, k_rope, _), (v, v_norm, v_rope, _) = (c or [] for c in chains)
     products = [call for call in (q, k, v) if call is not None]
-    same_norm = (q_norm and q_norm.attrs) == (k_norm and k_norm.attrs)
+    same_norm = _norm_of(q_norm) == _norm_of(k_norm)
     same_rope = (q_rope and q_rope.inputs[1:]) == (k_rope and k_rope.inputs[1:])
     if v_norm or v_rope or not same_norm or not same_rope or not r.can_join(products) or q_round is None:
         return False
@@ -189,8 +190,9 @@ def _qkv(r: _Rewriter, write: Call) -> bool:
     norms = [call.inputs[1] if call else None for call in (q_norm, k_norm)]
     attrs = {
         **{name: reader.attrs[name] for name in ("num_heads", "num_kv_heads", "head_dim")},
-        "eps": q_norm.attrs["eps"] if q_norm else 0.0,
-        "weight_offset": q_norm.attrs["weight_offset"] if q_norm else 0.0,
+        "norm_row": q_norm is not None and q_norm.attrs["span"] > reader.attrs["head_dim"],
+        "norm": _norm_of(q_norm),
+        "interleaved": q_rope is not None and q_rope.attrs["interleaved"],
         "to": q_round.attrs["to"],
     }
     inputs = (joined[-1].output, *norms, positions, cos, sin, kv, block_table, row_request)
@@ -198,6 +200,11 @@ def _qkv(r: _Rewriter, write: Call) -> bool:
     swallowed = [call for chain in chains for call in chain or [] if call is not None]
     r.replace([*swallowed, write], [*joined, written])
     return True
+
+
+def _norm_of(call: Call | None) -> dict[str, Any]:  # Any: JSON values
+    """The attributes of a head norm but for its span, which is q's own."""
+    return {k: v for k, v in call.attrs.items() if k != "span"} if call else {"eps": 0.0}
 
 
 def _gate_up(r: _Rewriter, end: Call) -> bool:
@@ -214,9 +221,20 @@ def _gate_up(r: _Rewriter, end: Call) -> bool:
     return True
 
 
-def _residual(r: _Rewriter, end: Call) -> bool:
-    product = r.maker(end.inputs[1], linear) if end.op is add else None
-    if product is None:
+def _activation(r: _Rewriter, end: Call) -> bool:
+    act = r.maker(end.inputs[0], activated) if end.op is operand else None
+    if act is None:
         return False
-    r.replace([product, end], [Call(linear_add, (*product.inputs, end.inputs[0]), end.output, {})])
+    r.replace([act, end], [Call(activated_operand, act.inputs, end.output, {**act.attrs, **end.attrs})])
     return True
+
+
+def _residual(r: _Rewriter, end: Call) -> bool:
+    if end.op is not add:
+        return False
+    for op, fused in ((linear, linear_add), (norm, norm_add)):
+        made = r.maker(end.inputs[1], op)
+        if made is not None:
+            r.replace([made, end], [Call(fused, (*made.inputs, end.inputs[0]), end.output, made.attrs)])
+            return True
+    return False

@@ -1,0 +1,106 @@
+"""A checkpoint's tensors under the names that families read: fused ones split, transposed ones turned.
+
+`engine.build` wraps what a reader found, so that the loader sees one tensor per weight, whatever the lineage
+stored. Nothing is copied before it is asked for, and then one tensor at a time. Refuses a fused tensor whose
+rows are not the sum of its parts.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from penstock.errors import ModelLoadError
+from penstock.model.names import Names
+from penstock.model.spec import LayerSpec, ModelSpec
+
+Tensor = npt.NDArray[Any]  # Any: of the checkpoint's dtype
+
+_PART: Final = re.compile(r"(.+)\[(.+)\]")
+
+
+def unfold(tensors: Mapping[str, Tensor], names: Names, spec: ModelSpec) -> Mapping[str, Tensor]:
+    """`tensors`, with the names and shapes that `names.checkpoint_name` promises for `spec`."""
+    return _Unfolded(tensors, names, spec) if names.changes_tensors else tensors
+
+
+class _Unfolded(Mapping[str, Tensor]):
+    def __init__(self, tensors: Mapping[str, Tensor], names: Names, spec: ModelSpec) -> None:
+        self._tensors = tensors
+        self._names = names
+        prefix = names.optional_prefix
+        lacks_prefix = bool(prefix) and not any(name.startswith(prefix) for name in tensors)
+        self._makers: dict[str, Callable[[], Tensor]] = {}
+        for name in tensors:
+            bare = lacks_prefix and name != names.top.get("lm_head")
+            known = f"{prefix}{name}" if bare else name
+            self._makers[known] = partial(self._whole, known, name)
+        for index, layer in enumerate(spec.layers):
+            self._split(names.layer_prefix.format(index), layer)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return np.ascontiguousarray(self._makers[name]())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+    def _whole(self, name: str, stored: str) -> Tensor:
+        tensor = self._tensors[stored]
+        if any(re.fullmatch(pattern, name) for pattern in self._names.transposed):
+            tensor = tensor.T
+        if any(re.fullmatch(pattern, name) for pattern in self._names.flattened):
+            tensor = tensor.reshape(-1)
+        return tensor
+
+    def _split(self, prefix: str, layer: LayerSpec) -> None:
+        """Put the parts of this layer in the place of the tensors that hold them."""
+        rows_before: dict[str, int] = {}
+        for canonical, name in self._names.layer.items():
+            match = _PART.fullmatch(name)
+            if match is not None and prefix + match[1] in self._makers:
+                begin = rows_before.get(match[1], 0)
+                end = begin + _rows(match[2], layer)
+                rows_before[match[1]] = end
+                groups = layer.attention.num_kv_heads if self._names.is_grouped else 1
+                whole = self._makers[prefix + match[1]]
+                self._makers[prefix + name] = partial(_part, whole, groups, begin // groups, end // groups)
+            elif "{}" in name:
+                self._stack(prefix + name, _rows(canonical, layer) // layer.attention.head_dim)
+        for tensor, rows in rows_before.items():
+            shape = self._makers.pop(prefix + tensor)().shape
+            if not shape or shape[0] != rows:
+                raise ModelLoadError(
+                    "shape_mismatch",
+                    f"tensor {prefix + tensor} has shape {list(shape)}, config.json wants {rows} rows; "
+                    "weights and config belong to different models.",
+                )
+
+    def _stack(self, name: str, count: int) -> None:
+        """One vector out of one for each head."""
+        parts = [self._makers.pop(name.format(head), None) for head in range(count)]
+        found = [part for part in parts if part is not None]
+        if len(found) == count:
+            self._makers[name] = lambda: np.concatenate([part() for part in found])
+
+
+def _part(whole: Callable[[], Tensor], groups: int, begin: int, end: int) -> Tensor:
+    """Rows [begin, end) of every group."""
+    tensor = whole()
+    grouped = tensor.reshape(groups, -1, *tensor.shape[1:])
+    part: Tensor = grouped[:, begin:end].reshape(-1, *tensor.shape[1:])
+    return part
+
+
+def _rows(canonical: str, layer: LayerSpec) -> int:
+    """How many rows a weight of a layer has; of a norm of queries or keys, how many values."""
+    attention = layer.attention
+    if canonical in {"mlp.gate", "mlp.up"}:
+        return layer.mlp.intermediate_size
+    heads = attention.num_heads if canonical in {"attn.q", "attn.q_norm"} else attention.num_kv_heads
+    return heads * attention.head_dim
