@@ -207,7 +207,7 @@ struct LinearOut {
     const float* bias;    // nullable, [N]
     const float* addend;  // nullable; may alias y
     int64_t addend_stride;
-    float scale;
+    float scale = 1.0f;
 };
 
 // Panels [panel_begin, panel_end) of y = W x for rows [0, rows).
@@ -325,7 +325,7 @@ struct EmbedArgs {
     EmbedTable tokens;
     EmbedTable positions;  // rows may be null
     int64_t width;
-    float scale;
+    float scale = 1.0f;
     int32_t position_offset;
     float* y;  // [T, width]
     PackedWeight codes;

@@ -4,7 +4,7 @@ The old one is `rope_theta` beside `rope_scaling: {type | rope_type, ...}`; the 
 is `rope_parameters: {rope_type, rope_theta, ...}`. Unknown kinds and unknown keys of a kind are refused.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from penstock.model.config_reader import ConfigReader
@@ -17,33 +17,71 @@ _MAX_THETA: Final = 1e12
 _MAX_FACTOR: Final = 1e6
 
 
-def read_rope(config: ConfigReader, head_dim: int) -> RopeSpec:
-    """The RopeSpec of all layers; rotates all of `head_dim`."""
-    max_position = config.get("max_position_embeddings", int, most=MAX_ANGLE)
-    theta = config.find("rope_theta", float, least=1.0001, most=_MAX_THETA)
-    config.expect("partial_rotary_factor", 1, 1.0, why="this architecture rotates whole heads")
+@dataclass(frozen=True, slots=True)
+class RopeKeys:
+    """How an architecture spells its rotary positions, and what it means where it says nothing."""
+
+    theta: str = "rope_theta"
+    default_theta: float = DEFAULT_THETA
+    share: str = "partial_rotary_factor"  # of a head that turns
+    default_share: float = 1.0
+    is_partial: bool = False  # False: only whole heads are known to turn
+    interleaved: bool = False
+    default_max_position: int | None = None
+    layer_type: str | None = None  # rope_parameters holds a block for each kind of layer; this is the one
+
+
+def read_rope(config: ConfigReader, head_dim: int, keys: RopeKeys = RopeKeys()) -> RopeSpec:
+    """The RopeSpec of all layers, or of all of one kind."""
+    max_position = config.get("max_position_embeddings", int, keys.default_max_position, most=MAX_ANGLE)
+    theta = config.find(keys.theta, float, least=1.0001, most=_MAX_THETA)
+    share = _share(config, keys)
     original = config.find("original_max_position_embeddings", int, least=2, most=MAX_ANGLE)
     scaling, parameters = config.nested("rope_scaling"), config.nested("rope_parameters")
+    if parameters is not None and keys.layer_type is not None:
+        parameters = _block_of(parameters, keys.layer_type)
     if scaling is not None and parameters is not None:
         raise config.refuse("rope_scaling", "contradicts rope_parameters; one of the two must go")
     block = scaling or parameters
-    if block is None:
-        return RopeSpec(rotary_dim=head_dim, theta=theta or DEFAULT_THETA, max_position=max_position)
 
+    def base(theta: float | None, share: float | None, kind: str = "default") -> RopeSpec:
+        rotary_dim = int(head_dim * (share or keys.default_share))
+        if rotary_dim < 2 or rotary_dim % 2:
+            raise config.refuse(keys.share, f"turns {rotary_dim} of {head_dim} dims; they must be pairs")
+        return RopeSpec(
+            rotary_dim=rotary_dim,
+            theta=theta or keys.default_theta,
+            max_position=max_position,
+            kind=kind,
+            interleaved=keys.interleaved,
+        )
+
+    if block is None:
+        return base(theta, share)
     kind = _kind(block)
     inner_theta = block.find("rope_theta", float, least=1.0001, most=_MAX_THETA)
     if theta is not None and inner_theta is not None and theta != inner_theta:
-        raise block.refuse("rope_theta", f"is {inner_theta:g}, but rope_theta itself is {theta:g}")
-    block.expect("partial_rotary_factor", 1, 1.0, why="this architecture rotates whole heads")
-    base = RopeSpec(
-        rotary_dim=head_dim,
-        theta=inner_theta or theta or DEFAULT_THETA,
-        max_position=max_position,
-        kind=kind,
-    )
-    rope = _scaled(block, base, original)
+        raise block.refuse("rope_theta", f"is {inner_theta:g}, but {keys.theta} itself is {theta:g}")
+    inner_share = _share(block, replace(keys, share="partial_rotary_factor"))
+    if share is not None and inner_share is not None and share != inner_share:
+        raise block.refuse("partial_rotary_factor", f"is {inner_share:g}, but {keys.share} is {share:g}")
+    rope = _scaled(block, base(inner_theta or theta, inner_share or share, kind), original)
     block.finish()
     return rope
+
+
+def _share(config: ConfigReader, keys: RopeKeys) -> float | None:
+    if keys.is_partial:
+        return config.find(keys.share, float, least=1e-3, most=1)
+    config.expect(keys.share, 1, 1.0, why="this architecture rotates whole heads")
+    return None
+
+
+def _block_of(parameters: ConfigReader, layer_type: str) -> ConfigReader | None:
+    """The block of one kind of layer; the others are read when their turn comes."""
+    parameters.ignore("full_attention", "sliding_attention", why="each is read for its own layers")
+    parameters.finish()
+    return parameters.nested(layer_type)
 
 
 def max_context(config: ConfigReader, rope: RopeSpec) -> int:

@@ -3,9 +3,9 @@
 from typing import Final
 
 from penstock.model.config_reader import ConfigReader
-from penstock.model.families.llama import llama_shaped, read_heads
+from penstock.model.decoder import read_sizes, read_window
+from penstock.model.families.llama import llama_shaped
 from penstock.model.family import family
-from penstock.model.rope import MAX_ANGLE
 from penstock.model.spec import ModelSpec
 
 DEFAULT_WINDOW: Final = 4096  # what a file means that does not say; null means none
@@ -14,8 +14,6 @@ DEFAULT_KV_HEADS: Final = 8
 
 @family("MistralForCausalLM")
 def mistral(config: ConfigReader) -> ModelSpec:
-    window = config.find("sliding_window", int, most=MAX_ANGLE)
-    if "sliding_window" not in config:
-        window = DEFAULT_WINDOW
-    heads = read_heads(config, num_kv_heads=DEFAULT_KV_HEADS)
-    return llama_shaped(config, heads, windows=lambda num_layers: (window,) * num_layers)
+    window = read_window(config, DEFAULT_WINDOW)
+    sizes = read_sizes(config, num_kv_heads=DEFAULT_KV_HEADS)
+    return llama_shaped(config, sizes, windows=lambda num_layers: (window,) * num_layers)

@@ -1,7 +1,8 @@
 """Qwen2 and 2.5: Llama with biases on q, k, v, and windows that may begin at a layer. arXiv:2407.10671."""
 
 from penstock.model.config_reader import ConfigReader
-from penstock.model.families.llama import llama_shaped, read_heads
+from penstock.model.decoder import read_sizes
+from penstock.model.families.llama import llama_shaped
 from penstock.model.family import family
 from penstock.model.rope import MAX_ANGLE
 from penstock.model.spec import ModelSpec
@@ -9,7 +10,7 @@ from penstock.model.spec import ModelSpec
 
 @family("Qwen2ForCausalLM")
 def qwen2(config: ConfigReader) -> ModelSpec:
-    return llama_shaped(config, read_heads(config), windows=lambda n: read_windows(config, n), qkv_bias=True)
+    return llama_shaped(config, read_sizes(config), windows=lambda n: read_windows(config, n), qkv_bias=True)
 
 
 def read_windows(config: ConfigReader, num_layers: int) -> tuple[int | None, ...]:

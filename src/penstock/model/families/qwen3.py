@@ -3,7 +3,8 @@
 from typing import Final
 
 from penstock.model.config_reader import ConfigReader
-from penstock.model.families.llama import llama_shaped, read_heads
+from penstock.model.decoder import read_sizes
+from penstock.model.families.llama import llama_shaped
 from penstock.model.families.qwen2 import read_windows
 from penstock.model.family import family
 from penstock.model.spec import ModelSpec
@@ -16,7 +17,7 @@ def qwen3(config: ConfigReader) -> ModelSpec:
     has_bias = config.get("attention_bias", bool, False)
     return llama_shaped(
         config,
-        read_heads(config, head_dim=DEFAULT_HEAD_DIM),
+        read_sizes(config, head_dim=DEFAULT_HEAD_DIM),
         windows=lambda n: read_windows(config, n),
         qkv_bias=has_bias,
         o_bias=has_bias,

@@ -1,0 +1,142 @@
+"""What most families read alike: sizes, activations, kinds of layers; and the ModelSpec around their layers.
+
+Called by families/, so that a family holds little but its own differences. Refuses sizes that no model has.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from penstock.model.config_reader import ConfigReader
+from penstock.model.rope import MAX_ANGLE
+from penstock.model.spec import LayerSpec, ModelSpec, NormSpec
+
+MAX_LAYERS: Final = 1024
+MAX_WIDTH: Final = 1 << 20
+MAX_HEADS: Final = 4096
+MAX_HEAD_DIM: Final = 1024
+MAX_VOCAB: Final = 1 << 24
+
+ACTIVATION_NAMES: Final = {  # in config.json -> ACTIVATIONS of ops/pointwise.py
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+    "relu": "relu",
+    "relu2": "relu2",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SizeKeys:
+    """How a config.json spells its sizes."""
+
+    hidden: str = "hidden_size"
+    heads: str = "num_attention_heads"
+    kv_heads: str | None = "num_key_value_heads"  # None: as many as heads
+    head_dim: str | None = "head_dim"  # None: always hidden / heads
+    layers: str = "num_hidden_layers"
+    inner: str = "intermediate_size"
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Sizes of a decoder whose layers are all alike."""
+
+    hidden: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    num_layers: int
+    inner: int
+
+    @property
+    def heads(self) -> dict[str, int]:
+        """The sizes in an AttentionSpec."""
+        return {"num_heads": self.num_heads, "num_kv_heads": self.num_kv_heads, "head_dim": self.head_dim}
+
+
+def read_sizes(
+    config: ConfigReader,
+    keys: SizeKeys = SizeKeys(),
+    *,
+    num_kv_heads: int | None = None,
+    head_dim: int | None = None,
+    inner: int | None = None,
+) -> Sizes:
+    """Arguments: the architecture's own defaults, else heads, hidden / heads and no inner width without a key."""
+    hidden = config.get(keys.hidden, int, most=MAX_WIDTH)
+    heads = config.get(keys.heads, int, most=MAX_HEADS)
+    kv_heads = num_kv_heads or heads
+    if keys.kv_heads is not None:
+        kv_heads = config.get(keys.kv_heads, int, kv_heads, most=MAX_HEADS)
+        if heads % kv_heads:
+            raise config.refuse(keys.kv_heads, f"is {kv_heads}, which does not divide {heads} heads")
+    stated = config.find(keys.head_dim, int, most=MAX_HEAD_DIM) if keys.head_dim else None
+    width = stated or head_dim
+    if width is None:
+        if hidden % heads:
+            absent = "; head_dim is missing" if keys.head_dim else ""
+            raise config.refuse(keys.hidden, f"is {hidden}, which {heads} heads do not divide{absent}")
+        width = hidden // heads
+    if width % 2:
+        raise config.refuse(keys.head_dim or keys.hidden, f"makes heads {width} wide; they must be even")
+    layers = config.get(keys.layers, int, most=MAX_LAYERS)
+    return Sizes(hidden, heads, kv_heads, width, layers, config.get(keys.inner, int, inner, most=MAX_WIDTH))
+
+
+def read_norm(config: ConfigReader, key: str = "rms_norm_eps", **kind: Any) -> NormSpec:  # Any: its fields
+    """A norm whose eps stands under `key`; `kind` are the fields that the architecture fixes."""
+    return NormSpec(eps=config.get(key, float, least=1e-12, most=1), **kind)
+
+
+def read_activation(config: ConfigReader, key: str = "hidden_act", default: str | None = None) -> str:
+    """One of ACTIVATIONS, by the name that config.json has for it."""
+    name = config.get(key, str, default)
+    if name not in ACTIVATION_NAMES:
+        raise config.refuse(key, f"is {name!r}; supported are {', '.join(ACTIVATION_NAMES)}")
+    return ACTIVATION_NAMES[name]
+
+
+def read_layer_kinds(config: ConfigReader, num_layers: int, *, period: int) -> tuple[str, ...]:
+    """full_attention or sliding_attention for every layer: said one by one, or by a period that ends full."""
+    stated = [config.find(key, int, most=MAX_LAYERS) for key in _PATTERN_KEYS]
+    kinds = config.layer_types(num_layers, "full_attention", "sliding_attention")
+    if kinds is not None:
+        return kinds
+    period = next((said for said in stated if said is not None), period)
+    return tuple("sliding_attention" if (i + 1) % period else "full_attention" for i in range(num_layers))
+
+
+_PATTERN_KEYS: Final = ("sliding_window_pattern", "_sliding_window_pattern")
+
+
+def read_window(config: ConfigReader, default: int | None = None) -> int | None:
+    """`sliding_window`; null means none, absent means `default`."""
+    window = config.find("sliding_window", int, most=MAX_ANGLE)
+    return window if "sliding_window" in config else default
+
+
+def make_model(
+    config: ConfigReader,
+    sizes: Sizes,
+    layers: Sequence[LayerSpec],
+    *,
+    final_norm: NormSpec,
+    max_context: int,
+    ties_by_default: bool = False,
+    **more: Any,  # Any: further fields of ModelSpec
+) -> ModelSpec:
+    """The model around `layers`; reads the vocabulary and whether the head is tied to the embedding."""
+    return ModelSpec(
+        hidden_size=sizes.hidden,
+        vocab_size=config.get("vocab_size", int, most=MAX_VOCAB),
+        layers=tuple(layers),
+        final_norm=final_norm,
+        max_context=max_context,
+        tie_embeddings=config.get("tie_word_embeddings", bool, ties_by_default),
+        **more,
+    )
