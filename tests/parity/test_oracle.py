@@ -13,11 +13,12 @@ pytestmark = pytest.mark.oracle
 def test_transformers_still_says_what_is_stored(name: str) -> None:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    from tools.goldens.make_parity import fix_frequencies, logits_of
+    from tools.goldens.make_parity import attention_of, fix_frequencies, logits_of
 
     stored = np.load(GOLDENS / name / "logits.npz")
+    model_type = json.loads((GOLDENS / name / "config.json").read_text())["model_type"]
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        GOLDENS / name, dtype=torch.float32, attn_implementation="eager"
+        GOLDENS / name, dtype=torch.float32, attn_implementation=attention_of(model_type)
     ).eval()
     fix_frequencies(model, int(stored["max_context"]))
     tokens = [*stored["prompt"].tolist(), *stored["greedy"].tolist()]

@@ -7,6 +7,7 @@ exceeds 4 times transformers' own largest error.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from penstock.model.build import build
 from penstock.model.family import FAMILIES, read_model
 from penstock.model.passes.fuse import fuse
 from penstock.model.program import Program
+from penstock.model.unfold import unfold
 from penstock.ops.rounding import to_bfloat16
 from penstock.step import Executor
 from penstock.weights.loader import Wanted, load
@@ -45,9 +47,9 @@ class Golden:
         self.prompt, self.greedy, self.rows = stored["prompt"], stored["greedy"], stored["rows"]
         self.exact = stored["float32"]
         self.rounded = stored["bfloat16"].view(ml_dtypes.bfloat16).astype(np.float32)
-        self.max_context = int(stored["max_context"])
         self.tokens = np.concatenate([self.prompt, self.greedy])
         self.spec = read_model(self.folder)
+        self.max_context = min(int(stored["max_context"]), self.spec.max_context)
 
     def program(self, dtype: str) -> Program:
         return fuse(
@@ -67,8 +69,8 @@ class Golden:
 
 def reference_executor(folder: Path, program: Program) -> Executor:
     """The numpy walk of the program, over the checkpoint's own tensors."""
-    tensors = load_file(folder / "model.safetensors")
     names = FAMILIES[program.spec.architecture].names
+    tensors = unfold(load_file(folder / "model.safetensors"), names, program.spec)
     weights = {
         use.name: np.concatenate([tensors[names.checkpoint_name(source)] for source in use.sources])
         for use in program.weights.values()
@@ -90,7 +92,9 @@ def cpu_executor(folder: Path, program: Program, isa: str) -> Executor:
         Wanted(u.name, tuple(map(family.names.checkpoint_name, u.sources)), u.shape, u.kind, u.format)
         for u in program.weights.values()
     ]
-    weights = load(read_checkpoint(folder), wanted, is_inert=lambda name: False)
+    checkpoint = read_checkpoint(folder)
+    checkpoint = replace(checkpoint, tensors=unfold(checkpoint.tensors, family.names, program.spec))
+    weights = load(checkpoint, wanted, is_inert=lambda name: False)
     limits = Limits(max_rows=512, max_logit_rows=512, num_blocks=(NUM_BLOCKS,) * len(program.kv_groups))
     return CpuExecutor(program, weights, limits, isa=isa, pool=_native.Pool(2))
 

@@ -107,6 +107,12 @@ class ConfigReader:
             raise self.refuse(key, f"is {show(value)}; it must lie between {least:g} and {most:g}")
         return kind(value)
 
+    def get_or_null(
+        self, key: str, kind: type[T], default: T | None, *, least: float = 1e-6, most: float = LARGEST
+    ) -> T | None:
+        """The value of `key`; None if it is null, `default` if it is absent."""
+        return self.find(key, kind, least=least, most=most) if key in self else default
+
     def expect(self, key: str, *allowed: object, why: str) -> None:
         """Refuse any value but these. Absent is allowed: it means the default, which is one of them."""
         self._accounted.add(key)
@@ -133,6 +139,16 @@ class ConfigReader:
         if len(good) != len(values) or len(values) != count:
             raise self.refuse(key, f"must be a list of {count} positive numbers, one per pair of rotary dims")
         return tuple(float(v) for v in good)
+
+    def flags(self, key: str, count: int) -> tuple[bool, ...] | None:
+        """A list of exactly `count` zeros and ones, or None if it is absent."""
+        self._accounted.add(key)
+        if self._values.get(key) is None:
+            return None
+        values = self._list(key)
+        if len(values) != count or any(value not in (0, 1) for value in values):
+            raise self.refuse(key, f"must be a list of {count} zeros and ones, one per layer")
+        return tuple(map(bool, values))
 
     def layer_types(self, num_layers: int, *allowed: str) -> tuple[str, ...] | None:
         """The kind of every layer, or None if it is not said."""

@@ -5,11 +5,15 @@ Called by families/, so that a family holds little but its own differences. Refu
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal, localcontext
 from typing import Any, Final
+
+import numpy as np
 
 from penstock.model.config_reader import ConfigReader
 from penstock.model.rope import MAX_ANGLE
 from penstock.model.spec import LayerSpec, ModelSpec, NormSpec
+from penstock.ops.rounding import to_bfloat16
 
 MAX_LAYERS: Final = 1024
 MAX_WIDTH: Final = 1 << 20
@@ -42,6 +46,9 @@ class SizeKeys:
     inner: str = "intermediate_size"
 
 
+HF_SIZES: Final = SizeKeys()
+
+
 @dataclass(frozen=True, slots=True)
 class Sizes:
     """Sizes of a decoder whose layers are all alike."""
@@ -54,20 +61,20 @@ class Sizes:
     inner: int
 
     @property
-    def heads(self) -> dict[str, int]:
+    def heads(self) -> dict[str, Any]:  # Any: `int`, for all that mypy lets a ** through
         """The sizes in an AttentionSpec."""
         return {"num_heads": self.num_heads, "num_kv_heads": self.num_kv_heads, "head_dim": self.head_dim}
 
 
 def read_sizes(
     config: ConfigReader,
-    keys: SizeKeys = SizeKeys(),
+    keys: SizeKeys = HF_SIZES,
     *,
     num_kv_heads: int | None = None,
     head_dim: int | None = None,
     inner: int | None = None,
 ) -> Sizes:
-    """Arguments: the architecture's own defaults, else heads, hidden / heads and no inner width without a key."""
+    """Arguments: the architecture's own defaults. Else heads, hidden / heads, and `inner` must be said."""
     hidden = config.get(keys.hidden, int, most=MAX_WIDTH)
     heads = config.get(keys.heads, int, most=MAX_HEADS)
     kv_heads = num_kv_heads or heads
@@ -112,6 +119,32 @@ def read_layer_kinds(config: ConfigReader, num_layers: int, *, period: int) -> t
 
 
 _PATTERN_KEYS: Final = ("sliding_window_pattern", "_sliding_window_pattern")
+
+
+def rounded_as_stored(config: ConfigReader, value: float) -> float:
+    """A constant of the model in the dtype of its checkpoint, as it was trained with."""
+    dtype = config.find("torch_dtype", str) or config.find("dtype", str)
+    if dtype == "bfloat16":
+        return float(to_bfloat16(np.array([value], np.float32))[0])
+    return float(np.float16(value)) if dtype == "float16" else value
+
+
+def alibi_slopes(num_heads: int, dtype: str = "float32") -> tuple[float, ...]:
+    """2**(-8 i / n) for head i = 1 .. n, n a power of two; heads beyond it lie between. arXiv:2108.12409."""
+    whole = 1 << (num_heads.bit_length() - 1)
+    between = [_power_of_two(-16 * i + 8, 2 * whole) for i in range(1, num_heads - whole + 1)]
+    slopes = [_power_of_two(-8 * i, whole) for i in range(1, whole + 1)] + between
+    rounded = (
+        to_bfloat16(np.array(slopes, np.float32)) if dtype == "bfloat16" else np.array(slopes, np.float32)
+    )
+    return tuple(rounded.tolist())
+
+
+def _power_of_two(numerator: int, denominator: int) -> float:
+    """2 ** (numerator / denominator), without libm."""
+    with localcontext() as context:
+        context.prec = 40
+        return float((Decimal(2).ln() * numerator / denominator).exp())
 
 
 def read_window(config: ConfigReader, default: int | None = None) -> int | None:

@@ -27,16 +27,23 @@ class Family:
 
     read: Reader
     names: Names
+    has_own_code: bool = False
 
 
 FAMILIES: Registry[Family] = Registry("architecture", "penstock.model.families")
 
 
-def family(architecture: str, *, names: Names = HF_LLAMA) -> Callable[[Reader], Reader]:
-    """Register the reader of an architecture, as config.json spells it."""
+def family(
+    architecture: str, *, names: Names = HF_LLAMA, has_own_code: bool = False
+) -> Callable[[Reader], Reader]:
+    """Register the reader of an architecture, as config.json spells it.
+
+    `has_own_code`: its first checkpoints came with Python code (`auto_map`) that transformers has taken over
+    since; the code is not run, and not needed.
+    """
 
     def keep(read: Reader) -> Reader:
-        FAMILIES.register(architecture)(Family(read, names))
+        FAMILIES.register(architecture)(Family(read, names, has_own_code))
         return read
 
     return keep
@@ -51,10 +58,13 @@ def read_model(source: Path | str | JSONObject) -> ModelSpec:
         "quantization_config",
         "quantized checkpoints are not read; use the original, with --weights int8 or int4 if it is too big",
     )
-    config.refuse_if_present(
-        "auto_map",
-        "it asks for Python code from the checkpoint, which is never run; use a checkpoint without",
-    )
+    if FAMILIES[architecture].has_own_code:
+        config.ignore("auto_map", why="the code is that of this architecture, which is known here")
+    else:
+        config.refuse_if_present(
+            "auto_map",
+            "it asks for Python code from the checkpoint, which is never run; use a checkpoint without",
+        )
     _ignore_what_computes_nothing(config)
     spec = replace(FAMILIES[architecture].read(config), architecture=architecture, dtype=_dtype(config))
     config.finish()
@@ -77,7 +87,10 @@ def _architecture(values: JSONObject) -> str:
 
 def _ignore_what_computes_nothing(config: ConfigReader) -> None:
     config.ignore("architectures", "model_type", "_name_or_path", "transformers_version", why="names")
-    config.ignore("transformers.js_config", "is_llama_config", why="hints for other programs")
+    config.ignore(
+        "transformers.js_config", "is_llama_config", "custom_pipelines", "_attn_implementation_autoset",
+        why="hints for other programs",
+    )  # fmt: skip
     config.ignore("use_cache", why="keys and values are always cached")
     config.ignore("initializer_range", "attention_dropout", "pretraining_tp", why="how it was trained")
     config.ignore(

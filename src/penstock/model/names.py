@@ -6,7 +6,7 @@ a program name their sources by them.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 
@@ -26,13 +26,15 @@ class Names:
     is_grouped: bool = False  # fused q, k, v: the queries of a KV head, its key, its value; then the next one
     transposed: tuple[str, ...] = ()  # patterns of matrices stored as [K,N]
     flattened: tuple[str, ...] = ()  # patterns of vectors stored with two dims
+    renamed: Mapping[str, str] = field(default_factory=dict)  # in the middle of names of some checkpoints
     optional_prefix: str = ""  # of all names but lm_head; some files of the lineage leave it out
 
     @property
     def changes_tensors(self) -> bool:
         """Whether a checkpoint holds anything in another form than its weights are used in."""
         is_folded = any("[" in name or "{}" in name for name in self.layer.values())
-        return bool(is_folded or self.transposed or self.flattened or self.optional_prefix)
+        changes = self.transposed, self.flattened, self.renamed, self.optional_prefix
+        return is_folded or any(changes)
 
     def checkpoint_name(self, canonical: str) -> str:
         """What the checkpoint calls a canonical name."""
@@ -60,6 +62,9 @@ class Names:
         return any(re.fullmatch(pattern, name) for pattern in self.inert)
 
 
+_LAYER: Final = re.compile(r"layers\.(\d+)\.(.+)$")
+
+
 def fused(module: str, *parts: str) -> dict[str, str]:
     """Names of weights and biases that a module holds in one tensor each: fused("qkv", "attn.q", ...)."""
     weights = {part: f"{module}.weight[{part}]" for part in parts}
@@ -73,24 +78,34 @@ def plain(**modules: str) -> dict[str, str]:
     return weights | {f"{canonical}_bias": f"{module}.bias" for canonical, module in names.items()}
 
 
-_LAYER: Final = re.compile(r"layers\.(\d+)\.(.+)$")
-
 HF_LLAMA: Final = Names(
     top={
         "embed": "model.embed_tokens.weight",
-        "final_norm": "model.norm.weight",
+        **plain(final_norm="model.norm"),
         "lm_head": "lm_head.weight",
     },
     layer={
-        "attn_norm": "input_layernorm.weight",
-        "mlp_norm": "post_attention_layernorm.weight",
-        **{f"attn.{p}": f"self_attn.{p}_proj.weight" for p in "qkvo"},
-        **{f"attn.{p}_bias": f"self_attn.{p}_proj.bias" for p in "qkvo"},
+        **plain(attn_norm="input_layernorm", mlp_norm="post_attention_layernorm"),
+        **plain(**{f"attn__{p}": f"self_attn.{p}_proj" for p in "qkvo"}),
         **{f"attn.{p}_norm": f"self_attn.{p}_norm.weight" for p in "qk"},
-        **{f"mlp.{p}": f"mlp.{p}_proj.weight" for p in ("gate", "up", "down")},
-        **{f"mlp.{p}_bias": f"mlp.{p}_proj.bias" for p in ("gate", "up", "down")},
+        **plain(**{f"mlp__{p}": f"mlp.{p}_proj" for p in ("gate", "up", "down")}),
     },
     layer_prefix="model.layers.{}.",
     # Saved by old versions of transformers; recomputed from rope_theta.
     inert=(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq", r"model\.rotary_emb\.inv_freq"),
+)
+
+
+def with_layer(names: Names, *changes: Mapping[str, str]) -> Names:
+    """`names` with other names in a layer."""
+    layer = dict(names.layer)
+    for change in changes:
+        layer |= change
+    return replace(names, layer=layer)
+
+
+HF_SANDWICH: Final = with_layer(  # norms of the outputs, and perhaps of the inputs, too
+    HF_LLAMA,
+    plain(attn_norm="input_layernorm", attn_out_norm="post_attention_layernorm"),
+    plain(mlp_norm="pre_feedforward_layernorm", mlp_out_norm="post_feedforward_layernorm"),
 )

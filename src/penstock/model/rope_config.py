@@ -26,18 +26,23 @@ class RopeKeys:
     share: str = "partial_rotary_factor"  # of a head that turns
     default_share: float = 1.0
     is_partial: bool = False  # False: only whole heads are known to turn
+    scaling: str | None = "rope_scaling"  # None: that block is not of these layers
     interleaved: bool = False
     default_max_position: int | None = None
     layer_type: str | None = None  # rope_parameters holds a block for each kind of layer; this is the one
 
 
-def read_rope(config: ConfigReader, head_dim: int, keys: RopeKeys = RopeKeys()) -> RopeSpec:
+WHOLE_HEADS: Final = RopeKeys()
+
+
+def read_rope(config: ConfigReader, head_dim: int, keys: RopeKeys = WHOLE_HEADS) -> RopeSpec:
     """The RopeSpec of all layers, or of all of one kind."""
     max_position = config.get("max_position_embeddings", int, keys.default_max_position, most=MAX_ANGLE)
     theta = config.find(keys.theta, float, least=1.0001, most=_MAX_THETA)
     share = _share(config, keys)
     original = config.find("original_max_position_embeddings", int, least=2, most=MAX_ANGLE)
-    scaling, parameters = config.nested("rope_scaling"), config.nested("rope_parameters")
+    scaling = config.nested(keys.scaling) if keys.scaling else None
+    parameters = config.nested("rope_parameters")
     if parameters is not None and keys.layer_type is not None:
         parameters = _block_of(parameters, keys.layer_type)
     if scaling is not None and parameters is not None:

@@ -37,6 +37,8 @@ class _Unfolded(Mapping[str, Tensor]):
         for name in tensors:
             bare = lacks_prefix and name != names.top.get("lm_head")
             known = f"{prefix}{name}" if bare else name
+            for old, new in names.renamed.items():
+                known = known.replace(old, new)
             self._makers[known] = partial(self._whole, known, name)
         for index, layer in enumerate(spec.layers):
             self._split(names.layer_prefix.format(index), layer)

@@ -4,11 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import penstock
 from penstock.errors import ModelLoadError
+from penstock.model.decoder import alibi_slopes
 from penstock.model.family import FAMILIES, read_model
 from penstock.model.generation import read_generation
+from penstock.model.spec import LayerSpec
 
 CHECKPOINTS = Path(__file__).parents[2] / "fixtures" / "checkpoints"
 EXPECTATIONS = json.loads((CHECKPOINTS / "expectations.json").read_text())
@@ -38,11 +42,15 @@ def test_a_widely_used_checkpoint_is_read(name):
     spec = read_model(CHECKPOINTS / name)
     config = json.loads((CHECKPOINTS / name / "config.json").read_text())
 
-    assert spec.num_layers == config["num_hidden_layers"]
+    def said(*keys: str) -> Any:  # Any: JSON
+        return next(config[key] for key in keys if key in config)
+
+    assert spec.num_layers == said("num_hidden_layers", "n_layer")
+    assert spec.hidden_size == said("hidden_size", "n_embd", "n_embed")
     assert spec.vocab_size == config["vocab_size"]
-    assert spec.max_context >= config["max_position_embeddings"]
+    assert spec.max_context >= config.get("max_position_embeddings", 1024)
     assert spec.dtype == config.get("torch_dtype", config.get("dtype"))
-    assert spec.layers[0].attention.num_heads == config["num_attention_heads"]
+    assert spec.layers[0].attention.num_heads == said("num_attention_heads", "n_head")
     assert set(range(spec.num_layers)) == {layer for group in spec.kv_groups() for layer in group.layers}
     assert read_generation(CHECKPOINTS / name).eos_token_ids
 
@@ -81,6 +89,104 @@ def test_facts_of_known_models():
     assert read_model(CHECKPOINTS / "mistral-7b-v0.1").layers[0].attention.window == 4096
     assert read_model(CHECKPOINTS / "mistral-7b-instruct-v0.2").layers[0].attention.window is None
     assert read_model(CHECKPOINTS / "llama-3.2-1b-instruct").tie_embeddings
+
+
+def first_layer(name: str) -> LayerSpec:
+    return read_model(CHECKPOINTS / name).layers[0]
+
+
+def test_facts_of_the_gemmas():
+    gemma, gemma2, gemma3 = (
+        read_model(CHECKPOINTS / n) for n in ("gemma-2b", "gemma-2-27b-it", "gemma-3-270m")
+    )
+
+    assert gemma.embed_scale == 45.25  # the root of 2048, in bfloat16
+    assert gemma.final_norm.weight_offset == 1.0
+    assert gemma.layers[0].mlp.act == "gelu_tanh"
+    assert gemma2.layers[0].attention.scale == pytest.approx(144**-0.5)
+    assert [layer.attention.window for layer in gemma2.layers[:3]] == [4096, None, 4096]
+    assert (gemma2.layers[0].attention.softcap, gemma2.logit_softcap) == (50.0, 30.0)
+    assert all(layer.norm_inputs and layer.norm_outputs for layer in gemma2.layers)
+    assert [i for i, layer in enumerate(gemma3.layers) if layer.attention.window is None] == [5, 11, 17]
+    assert {(a.window, a.rope.theta) for a in (layer.attention for layer in gemma3.layers)} == {
+        (512, 1e4),
+        (None, 1e6),
+    }
+
+
+def test_facts_of_blocks_that_run_side_by_side():
+    falcon, falcon_40b, falcon_11b, pythia, cohere, stablelm = map(
+        first_layer,
+        ("falcon-7b", "falcon-40b", "falcon-11b", "pythia-6.9b", "c4ai-command-r-plus", "stablelm-2-12b"),
+    )
+
+    assert all(b.is_parallel for b in (falcon, falcon_40b, falcon_11b, pythia, cohere, stablelm))
+    assert [b.shares_norm for b in (falcon, falcon_40b, falcon_11b, pythia, cohere, stablelm)] == [
+        True, False, True, False, True, True
+    ]  # fmt: skip
+    assert (falcon.attention.num_kv_heads, falcon_40b.attention.num_kv_heads) == (1, 8)
+    assert pythia.attention.rope.rotary_dim == 32
+    assert cohere.attention.rope.interleaved
+    assert cohere.attention.qk_norm_over == stablelm.attention.qk_norm_over == "each_head"
+    assert not first_layer("stablelm-2-1.6b").is_parallel
+
+
+def test_facts_of_multipliers_and_positions():
+    granite, opt, bloom = (
+        read_model(CHECKPOINTS / n) for n in ("granite-3.0-2b-instruct", "opt-125m", "bloom-560m")
+    )
+
+    assert (granite.embed_scale, granite.logit_scale) == (12.0, 0.125)
+    assert (granite.layers[0].residual_scale, granite.layers[0].attention.scale) == (0.22, 0.015625)
+    assert (opt.positions.num_rows, opt.positions.offset) == (2050, 2)
+    assert read_model(CHECKPOINTS / "gpt2").positions.num_rows == 1024
+    assert bloom.embed_norm == bloom.final_norm
+    assert bloom.layers[0].attention.slopes[:2] == pytest.approx((2**-0.5, 2**-1.0))
+    assert not any(layer.attention.rope for layer in bloom.layers)
+    assert [bool(b.attention.rope) for b in read_model(CHECKPOINTS / "smollm3-3b").layers[:4]] == [
+        True, True, True, False
+    ]  # fmt: skip
+    command = read_model(CHECKPOINTS / "c4ai-command-r7b-12-2024").layers[:4]
+    assert [(b.attention.window, bool(b.attention.rope)) for b in command] == [(4096, True)] * 3 + [
+        (None, False)
+    ]
+    assert read_model(CHECKPOINTS / "c4ai-command-r-v01").max_context == 131072
+    assert first_layer("phi-4-mini-instruct").attention.rope.rotary_dim == 96
+    olmo2 = first_layer("olmo-2-1124-7b")
+    assert (olmo2.norm_inputs, olmo2.norm_outputs, olmo2.attention.qk_norm_over) == (False, True, "row")
+    assert not first_layer("olmo-1b-hf").norm.has_weight
+
+
+def test_slopes_between_powers_of_two_are_every_second_one_of_twice_as_many_heads():
+    slopes = alibi_slopes(6)
+
+    assert slopes == pytest.approx([2.0**-2, 2.0**-4, 2.0**-6, 2.0**-8, 2.0**-1, 2.0**-3])
+    assert alibi_slopes(32)[0] == np.float32(2**-0.25)
+    assert alibi_slopes(32, dtype="bfloat16")[0] == 0.83984375
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "word"),
+    [
+        ("gemma-3-270m", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
+        ("gpt2", {"activation_function": "mish"}, "activation_function"),
+        ("opt-125m", {"_remove_final_layer_norm": True}, "_remove_final_layer_norm"),
+        ("bloom-560m", {"apply_residual_connection_post_layernorm": True}, "apply_residual"),
+        ("falcon-7b", {"num_ln_in_parallel_attn": 2}, "num_ln_in_parallel_attn"),
+        ("pythia-160m", {"rotary_pct": 0.01}, "rotary_pct"),
+        ("smollm3-3b", {"no_rope_layers": [1, 0]}, "no_rope_layers"),
+        ("smollm3-3b", {"use_sliding_window": True}, "use_sliding_window"),
+        ("c4ai-command-r7b-12-2024", {"position_embedding_type": "alibi"}, "position_embedding_type"),
+        ("stablelm-2-12b", {"auto_map": {"AutoModel": "evil.Model"}}, "auto_map"),
+    ],
+)
+def test_what_a_family_does_not_compute_is_refused_by_name(name, changes, word):
+    config = json.loads((CHECKPOINTS / name / "config.json").read_text())
+    with pytest.raises(ModelLoadError, match=word) as caught:
+        read_model(config | changes)
+
+    assert caught.value.code == "bad_config"
 
 
 def test_scalings_stretch_the_context_they_say():
@@ -232,13 +338,22 @@ def test_qwen_layer_types_must_fit_the_rest():
         read_model(QWEN2 | {"layer_types": ["sliding_attention"] * 2})
 
 
-def test_every_family_is_one_of_this_step():
-    assert list(FAMILIES) == [
-        "LlamaForCausalLM",
-        "MistralForCausalLM",
-        "Qwen2ForCausalLM",
-        "Qwen3ForCausalLM",
-    ]
+def test_every_dense_family_of_this_step_is_there():
+    assert {
+        "BloomForCausalLM", "CohereForCausalLM", "Cohere2ForCausalLM", "FalconForCausalLM", "GPT2LMHeadModel",
+        "GPTNeoXForCausalLM", "GemmaForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM",
+        "GraniteForCausalLM", "LlamaForCausalLM", "MistralForCausalLM", "OPTForCausalLM", "OlmoForCausalLM",
+        "Olmo2ForCausalLM", "Phi3ForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "SmolLM3ForCausalLM",
+        "StableLmForCausalLM", "Starcoder2ForCausalLM",
+    } <= set(FAMILIES)  # fmt: skip
+
+
+FAMILY_FILES = sorted((Path(penstock.__file__).parent / "model" / "families").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", FAMILY_FILES, ids=lambda path: path.stem)
+def test_a_family_is_a_file_of_at_most_80_lines(path):
+    assert len(path.read_text().splitlines()) <= 80
 
 
 FILES: dict[str, bytes] = {

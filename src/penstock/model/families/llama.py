@@ -11,8 +11,8 @@ from typing import Any
 from penstock.model.config_reader import ConfigReader
 from penstock.model.decoder import Sizes, make_model, read_norm, read_sizes
 from penstock.model.family import family
-from penstock.model.rope_config import RopeKeys, max_context, read_rope
-from penstock.model.spec import AttentionSpec, LayerSpec, MLPSpec, ModelSpec
+from penstock.model.rope_config import WHOLE_HEADS, RopeKeys, max_context, read_rope
+from penstock.model.spec import AttentionSpec, LayerSpec, MLPSpec, ModelSpec, NormSpec
 
 
 def llama_shaped(
@@ -20,16 +20,17 @@ def llama_shaped(
     sizes: Sizes,
     *,
     windows: Callable[[int], tuple[int | None, ...]] = lambda num_layers: (None,) * num_layers,
-    rope_keys: RopeKeys = RopeKeys(),
+    rope_keys: RopeKeys = WHOLE_HEADS,
     qkv_bias: bool = False,
     o_bias: bool = False,
     mlp_bias: bool = False,
     has_qk_norm: bool = False,
+    norm: NormSpec | None = None,
     **more: Any,  # Any: further fields of ModelSpec
 ) -> ModelSpec:
-    """What Llama, Mistral and Qwen share: RMS norm, rotary GQA, SwiGLU. Arguments are the differences."""
+    """What Llama and many others share: RMS norm, rotary GQA, SwiGLU. Arguments are the differences."""
     config.expect("hidden_act", "silu", why="this architecture was only trained with it")
-    norm = read_norm(config)
+    norm = norm or read_norm(config)
     rope = read_rope(config, sizes.head_dim, rope_keys)
 
     def layer(window: int | None) -> LayerSpec:

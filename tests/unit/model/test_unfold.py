@@ -1,0 +1,106 @@
+"""A checkpoint's fused, transposed, renamed tensors come out as one tensor for each weight."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from penstock.errors import ModelLoadError
+from penstock.model.names import HF_LLAMA, Names, fused, plain, with_layer
+from penstock.model.spec import AttentionSpec, LayerSpec, MLPSpec, ModelSpec, NormSpec
+from penstock.model.unfold import unfold
+
+ATTENTION = AttentionSpec(num_heads=4, num_kv_heads=2, head_dim=2, scale=1.0)
+NORM = NormSpec(1e-5)
+LAYER = LayerSpec(ATTENTION, MLPSpec(5), NORM)
+SPEC = ModelSpec(8, 10, (LAYER, LAYER), NORM, 16, tie_embeddings=False)
+QKV = fused("qkv", "attn.q", "attn.k", "attn.v")
+NAMES = Names(top={"embed": "m.embed.weight", "lm_head": "lm_head.weight"}, layer=QKV, layer_prefix="m.h.{}.")
+
+
+def rows(count: int, width: int = 3, first: int = 0) -> np.ndarray:
+    return (np.arange(count * width) + first).astype(np.float32).reshape(count, width)
+
+
+def test_stacked_parts_are_rows_one_after_the_other():
+    whole, bias = rows(16), rows(16, 1).ravel()
+    tensors = unfold({"m.h.0.qkv.weight": whole, "m.h.0.qkv.bias": bias}, NAMES, SPEC)
+
+    assert np.array_equal(tensors[NAMES.checkpoint_name("layers.0.attn.q")], whole[:8])
+    assert np.array_equal(tensors[NAMES.checkpoint_name("layers.0.attn.k")], whole[8:12])
+    assert np.array_equal(tensors[NAMES.checkpoint_name("layers.0.attn.v_bias")], bias[12:])
+    assert "m.h.0.qkv.weight" not in tensors
+    assert len(tensors) == len(list(tensors)) == 6
+
+
+def test_grouped_parts_are_gathered_from_every_kv_head():
+    whole = rows(16)
+    tensors = unfold({"m.h.1.qkv.weight": whole}, replace(NAMES, is_grouped=True), SPEC)
+
+    assert np.array_equal(tensors["m.h.1.qkv.weight[attn.q]"], whole[[0, 1, 2, 3, 8, 9, 10, 11]])
+    assert np.array_equal(tensors["m.h.1.qkv.weight[attn.k]"], whole[[4, 5, 12, 13]])
+    assert np.array_equal(tensors["m.h.1.qkv.weight[attn.v]"], whole[[6, 7, 14, 15]])
+
+
+def test_transposed_matrices_are_turned_before_they_are_split():
+    whole = rows(16)
+    names = replace(NAMES, transposed=(r".*\.weight",))
+    tensors = unfold({"m.h.0.qkv.weight": whole.T.copy()}, names, SPEC)
+
+    assert np.array_equal(tensors["m.h.0.qkv.weight[attn.v]"], whole[12:])
+    assert all(tensor.flags.c_contiguous for tensor in tensors.values())
+
+
+def test_gate_and_up_are_halves():
+    names = with_layer(HF_LLAMA, fused("mlp.gate_up_proj", "mlp.gate", "mlp.up"))
+    whole = rows(10)
+    tensors = unfold({"model.layers.0.mlp.gate_up_proj.weight": whole}, names, SPEC)
+
+    assert np.array_equal(tensors[names.checkpoint_name("layers.0.mlp.up")], whole[5:])
+
+
+def test_vectors_of_each_head_are_joined_and_flattened_ones_are_made_flat():
+    names = replace(with_layer(HF_LLAMA, {"attn.q_norm": "q.{}.weight"}), flattened=(r".*\.k_norm\.weight",))
+    each = {f"model.layers.0.q.{head}.weight": rows(2, 1, head).ravel() for head in range(4)}
+    tensors = unfold({**each, "model.layers.0.self_attn.k_norm.weight": rows(2, 2)}, names, SPEC)
+
+    assert tensors["model.layers.0.q.{}.weight"].tolist() == [0, 1, 1, 2, 2, 3, 3, 4]
+    assert tensors["model.layers.0.self_attn.k_norm.weight"].tolist() == [0, 1, 2, 3]
+    assert len(tensors) == 2
+
+
+def test_a_head_without_its_vector_leaves_the_weight_out():
+    names = with_layer(HF_LLAMA, {"attn.q_norm": "q.{}.weight"})
+    tensors = unfold({"model.layers.0.q.0.weight": rows(2, 1).ravel()}, names, SPEC)
+
+    assert names.checkpoint_name("layers.0.attn.q_norm") not in tensors
+
+
+def test_a_prefix_that_a_file_leaves_out_is_put_there_but_for_the_head():
+    names = replace(NAMES, optional_prefix="m.")
+    short = unfold({"embed.weight": rows(2), "lm_head.weight": rows(2)}, names, SPEC)
+    long = unfold({"m.embed.weight": rows(2), "lm_head.weight": rows(2)}, names, SPEC)
+
+    assert list(short) == list(long) == ["m.embed.weight", "lm_head.weight"]
+
+
+def test_names_of_some_checkpoints_are_changed_in_the_middle():
+    names = replace(NAMES, layer=plain(attn_norm="input"), renamed={".ln_attn.": ".input."})
+    tensors = unfold({"m.h.0.ln_attn.weight": rows(1)}, names, SPEC)
+
+    assert list(tensors) == [names.checkpoint_name("layers.0.attn_norm")]
+
+
+@pytest.mark.parametrize("shape", [(15, 3), (17, 3), (1, 3), ()])
+def test_a_fused_tensor_of_another_size_is_refused_by_name(shape):
+    with pytest.raises(ModelLoadError, match=r"m\.h\.0\.qkv\.weight") as caught:
+        unfold({"m.h.0.qkv.weight": np.zeros(shape, np.float32)}, NAMES, SPEC)
+
+    assert caught.value.code == "shape_mismatch"
+    assert "\n" not in str(caught.value)
+
+
+def test_a_lineage_that_stores_weights_as_they_are_used_is_handed_on_as_it_is():
+    tensors = {"model.embed_tokens.weight": rows(2)}
+
+    assert unfold(tensors, HF_LLAMA, SPEC) is tensors
