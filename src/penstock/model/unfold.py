@@ -11,13 +11,14 @@ from functools import partial
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from penstock.errors import ModelLoadError
 from penstock.model.names import Names
 from penstock.model.spec import LayerSpec, ModelSpec
 
-Tensor = npt.NDArray[Any]  # Any: of the checkpoint's dtype
+Tensor = (
+    Any  # an array of the checkpoint's dtype, or codes that a reader found, which are passed on as they are
+)
 
 _PART: Final = re.compile(r"(.+)\[(.+)\]")
 
@@ -44,7 +45,8 @@ class _Unfolded(Mapping[str, Tensor]):
             self._split(names.layer_prefix.format(index), layer)
 
     def __getitem__(self, name: str) -> Tensor:
-        return np.ascontiguousarray(self._makers[name]())
+        tensor = self._makers[name]()
+        return np.ascontiguousarray(tensor) if isinstance(tensor, np.ndarray) else tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._makers)
@@ -55,9 +57,9 @@ class _Unfolded(Mapping[str, Tensor]):
     def _whole(self, name: str, stored: str) -> Tensor:
         tensor = self._tensors[stored]
         if any(re.fullmatch(pattern, name) for pattern in self._names.transposed):
-            tensor = tensor.T
+            tensor = _array(tensor, name).T
         if any(re.fullmatch(pattern, name) for pattern in self._names.flattened):
-            tensor = tensor.reshape(-1)
+            tensor = _array(tensor, name).reshape(-1)
         return tensor
 
     def _split(self, prefix: str, layer: LayerSpec) -> None:
@@ -71,7 +73,9 @@ class _Unfolded(Mapping[str, Tensor]):
                 rows_before[match[1]] = end
                 groups = layer.attention.num_kv_heads if self._names.is_grouped else 1
                 whole = self._makers[prefix + match[1]]
-                self._makers[prefix + name] = partial(_part, whole, groups, begin // groups, end // groups)
+                self._makers[prefix + name] = partial(
+                    _part, whole, name, groups, begin // groups, end // groups
+                )
             elif "{}" in name:
                 self._stack(prefix + name, _rows(canonical, layer) // layer.attention.head_dim)
         for tensor, rows in rows_before.items():
@@ -91,12 +95,18 @@ class _Unfolded(Mapping[str, Tensor]):
             self._makers[name] = lambda: np.concatenate([part() for part in found])
 
 
-def _part(whole: Callable[[], Tensor], groups: int, begin: int, end: int) -> Tensor:
+def _array(tensor: Tensor, name: str) -> Tensor:
+    if not isinstance(tensor, np.ndarray):
+        problem = f"tensor {name} is stored as codes, in one piece with others or turned"
+        raise ModelLoadError("unsupported_format", f"{problem}; convert a checkpoint of floats instead.")
+    return tensor
+
+
+def _part(whole: Callable[[], Tensor], name: str, groups: int, begin: int, end: int) -> Tensor:
     """Rows [begin, end) of every group."""
-    tensor = whole()
+    tensor = _array(whole(), name)
     grouped = tensor.reshape(groups, -1, *tensor.shape[1:])
-    part: Tensor = grouped[:, begin:end].reshape(-1, *tensor.shape[1:])
-    return part
+    return grouped[:, begin:end].reshape(-1, *tensor.shape[1:])
 
 
 def _rows(canonical: str, layer: LayerSpec) -> int:

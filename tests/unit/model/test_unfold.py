@@ -1,6 +1,7 @@
 """A checkpoint's fused, transposed, renamed tensors come out as one tensor for each weight."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -104,3 +105,13 @@ def test_a_lineage_that_stores_weights_as_they_are_used_is_handed_on_as_it_is():
     tensors = {"model.embed_tokens.weight": rows(2)}
 
     assert unfold(tensors, HF_LLAMA, SPEC) is tensors
+
+
+def test_codes_are_handed_on_whole_and_not_split():
+    codes = SimpleNamespace(shape=(16, 3))
+    names = replace(NAMES, optional_prefix="m.")
+    tensors = unfold({"m.h.0.qkv.weight": codes, "m.embed.weight": codes}, names, SPEC)
+
+    assert tensors["m.embed.weight"] is codes
+    with pytest.raises(ModelLoadError, match="stored as codes"):
+        tensors["m.h.0.qkv.weight[attn.q]"]
