@@ -5,6 +5,7 @@ many tokens and the logits differ in most bits between any two contexts.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,6 +15,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
+
+from penstock.model.build import build
+from penstock.model.family import FAMILIES, read_model
 
 TOKENIZER = Path(__file__).parents[1] / "fixtures" / "tokenizers" / "byte_level_llama3"
 VOCAB_SIZE = 509  # prime; the tokenizer knows 461 of them
@@ -88,7 +92,54 @@ class Shape:
             yield "lm_head.weight", (self.vocab_size, hidden)
 
 
-SHAPES = {
+@dataclass(frozen=True, slots=True)
+class OwnShape:
+    """A decoder of any family: its config.json, whole. Tensors are those that its own program asks for."""
+
+    architecture: str
+    dtype: str
+    own: dict[str, Any]  # Any: JSON
+
+    def config(self) -> dict[str, Any]:  # Any: JSON
+        common = {"vocab_size": VOCAB_SIZE, "eos_token_id": list(EOS_IDS), "tie_word_embeddings": False}
+        return {"architectures": [self.architecture], **common, **self.own}
+
+    def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Names and shapes of the parts, fused where the lineage fuses them."""
+        spec = read_model(self.config())
+        names = FAMILIES[self.architecture].names
+        program = build(
+            spec, weight_format="bfloat16", head_format="bfloat16", kv_dtype="bfloat16", max_context=8
+        )
+        fused: dict[str, list[tuple[int, ...]]] = {}
+        for use in program.weights.values():
+            name, _, part = names.checkpoint_name(use.sources[0]).partition("[")
+            if not part or name not in fused:
+                fused[name] = []
+            fused[name].append(use.shape)
+        for name, shapes in fused.items():
+            shape = (sum(rows for rows, *_ in shapes), *shapes[0][1:])
+            if "{}" in name:
+                head_dim = spec.layers[0].attention.head_dim
+                for head in range(shape[0] // head_dim):
+                    yield name.format(head), (head_dim,)
+            elif any(re.fullmatch(pattern, name) for pattern in names.transposed):
+                yield name, shape[::-1]
+            else:
+                yield name, shape
+
+
+def of_kind(architecture: str, dtype: str = "bfloat16", **own: Any) -> OwnShape:  # Any: JSON
+    return OwnShape(architecture, dtype, own)
+
+
+HF_SIZES = {"hidden_size": 160, "num_hidden_layers": 2, "num_attention_heads": 4}
+GATED = HF_SIZES | {"intermediate_size": 224, "max_position_embeddings": 2_560}
+RMS = GATED | {"rms_norm_eps": 1e-5, "num_key_value_heads": 2, "head_dim": 40}
+LAYER = GATED | {"layer_norm_eps": 1e-5, "num_key_value_heads": 2}
+FALCON = HF_SIZES | {"max_position_embeddings": 2_560, "layer_norm_epsilon": 1e-5, "ffn_hidden_size": 224}
+
+SHAPES: dict[str, Shape | OwnShape] = {
     "llama_float32": Shape(dtype="float32"),
     "llama_float16": Shape(dtype="float16", num_heads=6, num_kv_heads=2, head_dim=80, tie_embeddings=True),
     "llama_bfloat16": Shape(head_dim=80, intermediate_size=352),
@@ -101,10 +152,60 @@ SHAPES = {
         extra={"use_sliding_window": True, "sliding_window": 150, "max_window_layers": 1},
     ),
     "qwen3": Shape(architecture="Qwen3ForCausalLM", head_dim=80, has_qk_norm=True),
+    "gemma": of_kind("GemmaForCausalLM", **RMS),
+    "gemma2": of_kind(
+        "Gemma2ForCausalLM", **RMS, sliding_window=150, query_pre_attn_scalar=30, final_logit_softcapping=9.0
+    ),
+    "gemma3": of_kind("Gemma3ForCausalLM", **RMS, sliding_window=150, sliding_window_pattern=2),
+    "phi3": of_kind("Phi3ForCausalLM", **RMS, partial_rotary_factor=0.5),
+    "gpt2": of_kind(
+        "GPT2LMHeadModel",
+        n_embd=160,
+        n_layer=2,
+        n_head=4,
+        n_inner=224,
+        n_positions=2_560,
+        layer_norm_epsilon=1e-5,
+    ),
+    "opt": of_kind("OPTForCausalLM", **HF_SIZES, ffn_dim=224, max_position_embeddings=2_560),
+    "gpt_neox": of_kind("GPTNeoXForCausalLM", **GATED, layer_norm_eps=1e-5, rotary_pct=0.5),
+    "falcon_7b": of_kind("FalconForCausalLM", **FALCON),
+    "falcon_new": of_kind("FalconForCausalLM", **FALCON, new_decoder_architecture=True, num_kv_heads=2),
+    "falcon_rw": of_kind("FalconForCausalLM", **FALCON, alibi=True, multi_query=False, parallel_attn=False),
+    "bloom": of_kind(
+        "BloomForCausalLM",
+        hidden_size=160,
+        n_layer=2,
+        n_head=5,
+        ffn_hidden_size=224,
+        seq_length=2_560,
+        layer_norm_epsilon=1e-5,
+    ),
+    "starcoder2": of_kind("Starcoder2ForCausalLM", **GATED, norm_epsilon=1e-5, sliding_window=300),
+    "olmo": of_kind("OlmoForCausalLM", **GATED),
+    "olmo2": of_kind("Olmo2ForCausalLM", **RMS),
+    "granite": of_kind(
+        "GraniteForCausalLM",
+        **RMS,
+        embedding_multiplier=3.0,
+        attention_multiplier=0.2,
+        logits_scaling=2.0,
+        residual_multiplier=0.6,
+    ),
+    "cohere": of_kind("CohereForCausalLM", **LAYER, use_qk_norm=True),
+    "cohere2": of_kind("Cohere2ForCausalLM", **LAYER, sliding_window=150, sliding_window_pattern=2),
+    "smollm3": of_kind("SmolLM3ForCausalLM", **RMS, no_rope_layer_interval=2),
+    "stablelm": of_kind(
+        "StableLmForCausalLM",
+        **LAYER,
+        partial_rotary_factor=0.4,
+        qk_layernorm=True,
+        use_parallel_residual=True,
+    ),
 }
 
 
-def write_checkpoint(folder: Path, shape: Shape, seed: int = 0) -> Path:
+def write_checkpoint(folder: Path, shape: Shape | OwnShape, seed: int = 0) -> Path:
     """Write a checkpoint of `shape`; the same seed gives the same bytes. Holds one tensor at a time."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(shape.config()))
@@ -129,6 +230,6 @@ def _weights(name: str, dims: tuple[int, ...], rng: np.random.Generator) -> NDAr
     values = rng.standard_normal(dims, np.float32)
     if len(dims) == 1:
         return 0.1 * values + (0 if name.endswith("bias") else 1)
-    if "embed_tokens" in name or "lm_head" in name:
+    if re.search(r"embed_|embeddings|lm_head|wte|wpe", name):
         return values * np.float32(2 / np.sqrt(dims[-1]))
     return values * np.float32(1.5 / np.sqrt(dims[-1]))

@@ -9,7 +9,7 @@ from itertools import product
 import msgspec
 import pytest
 from tests.exactness.compare import differences
-from tests.exactness.conftest import MODELS
+from tests.exactness.conftest import FAMILY_MODELS, MODELS
 from tests.exactness.drive import Run, run_alone, run_mix
 from tests.exactness.mixes import (
     BATCH_SIZES,
@@ -52,8 +52,21 @@ def test_a_request_in_any_mix_gives_the_bytes_it_gives_alone(engines, model, see
     check(engines, model, seed, num_asks=num_asks, num_long=num_long, all_circumstances=all_circumstances)
 
 
+@pytest.mark.parametrize("model", FAMILY_MODELS)
+def test_every_family_gives_in_a_mix_the_bytes_it_gives_alone(engines, model):
+    """Batches, chunks, prefix hits, preemption and threads at once; the slow tests take them one by one."""
+    busy = Circumstances(seed=1, max_requests=6, max_step_tokens=64, preempt_chance=0.3, arrives_apart=True)
+    hit = replace(busy, seed=2, threads=2, prefix_cache=True, is_warm=True, starts_dirty=True)
+    cached = replace(hit, max_step_tokens=129, preempt_chance=0.0)
+    asks = {"num_asks": 3, "num_long": 0, "longest": 300}
+    runs = check(engines, model, 41, **asks, all_circumstances=[busy, cached])
+
+    assert runs[0].num_preemptions > 0
+    assert runs[1].num_cached_tokens > 0
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [*MODELS, *FAMILY_MODELS])
 def test_a_request_in_hundreds_of_mixes_gives_the_bytes_it_gives_alone(engines, model):
     runs = []
     for seed in SLOW_MIXES:
@@ -106,6 +119,21 @@ def short_calls(count):
     ]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("model", FAMILY_MODELS)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_request_of_every_family_in_any_mix_gives_the_bytes_it_gives_alone(engines, model, seed):
+    test_a_request_in_any_mix_gives_the_bytes_it_gives_alone(engines, model, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", FAMILY_MODELS)
+def test_in_every_family_prefix_hits_preemption_and_crowds_change_nothing(engines, model):
+    test_a_prefix_hit_changes_nothing(engines, model)
+    test_preemption_changes_nothing(engines, model)
+    test_a_batch_of_64_gives_what_its_requests_give_alone(engines, model)
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_a_batch_of_64_gives_what_its_requests_give_alone(engines, model):
     (run,) = check_mix(engines(model), short_calls(64), [Circumstances(threads=2)], name=model)
@@ -114,7 +142,7 @@ def test_a_batch_of_64_gives_what_its_requests_give_alone(engines, model):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [*MODELS, *FAMILY_MODELS])
 def test_every_batch_size_gives_what_its_requests_give_alone(engines, model):
     circumstances = [Circumstances(max_requests=size) for size in range(1, 65)]
     runs = check_mix(engines(model), short_calls(64), circumstances, name=model)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tests.exactness.conftest import MODELS
+from tests.exactness.conftest import FAMILY_MODELS, MODELS
 from tests.exactness.sequences import KnownSequences
 
 native = pytest.importorskip("penstock._native", reason="this build has no native backend")
@@ -68,7 +68,7 @@ def test_a_row_of_a_chunk_has_the_logits_of_a_step_of_its_own(engines, model):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [*MODELS, *FAMILY_MODELS])
 def test_rows_have_the_same_logits_in_any_step_on_every_isa(engines, model, isa):
     decoded, chunked = {}, {}
     for threads, loaded in engines(model, isa).items():
