@@ -1,71 +1,146 @@
-"""`python -m tools.train make | evaluate`: retrain a model from nothing; measure it and rewrite its card.
+"""`python -m tools.train make | evaluate [WHAT]`: retrain our models from nothing; measure them.
 
-Run from the repository's root, in an environment with torch, tokenizers, safetensors and numpy. `make`
-goes on where it was killed; `--fresh` starts over.
+Run from the repository's root, in an environment with the extra `train`. `make` goes on where it was killed;
+`--fresh` starts over. WHAT is a model, `heads` (those of penstock-tiny) or, by default, all that ships. What
+a model is grown from or taught by is made first. `evaluate` also rewrites the card.
 """
 
 import argparse
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer
 from tools.train import data
-from tools.train.recipe import TINY
+from tools.train.places import Folders
+from tools.train.recipe import DRAFT, RECIPES, TINY, Recipe
+from tools.train.sources import DEFAULT_DOCS, Document
 from tools.train.tokenizer import train_tokenizer, write_tokenizer
 
-_ROOT = Path(__file__).parents[2]
-_MODEL = _ROOT / "src" / "penstock" / "models" / TINY.name
-_RECORD = Path(__file__).parent / "record" / TINY.name
-_WORK = _ROOT / "build" / "train" / TINY.name
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.train", description=__doc__)
     parser.add_argument("verb", choices=("make", "evaluate"))
-    parser.add_argument("--docs", type=Path, default=data.DEFAULT_DOCS, help="folder of *.rst.txt sources")
-    parser.add_argument("--model", type=Path, default=_MODEL, help="folder of the checkpoint")
-    parser.add_argument("--work", type=Path, default=_WORK, help="folder of the resumable state")
-    parser.add_argument("--record", type=Path, default=_RECORD, help="folder of the curves and measurements")
-    parser.add_argument("--fresh", action="store_true", help="forget an interrupted run")
-    parser.add_argument("--max-minutes", type=float, help="end the stages early after this much training")
+    parser.add_argument("what", nargs="?", default="all", choices=("all", "heads", *RECIPES))
+    parser.add_argument("--docs", type=Path, default=DEFAULT_DOCS, help="folder of *.rst.txt sources")
+    parser.add_argument(
+        "--site", type=Path, action="append", help="site-packages to learn from (default: this environment's)"
+    )
+    parser.add_argument("--fresh", action="store_true", help="forget the corpus and every trained state")
+    parser.add_argument("--max-minutes", type=float, help="end the stages of each model early after this")
     arguments = parser.parse_args()
-    documents = data.load(arguments.docs)
-    if arguments.verb == "make":
-        make(arguments, documents)
-    else:
-        evaluate(arguments, documents)
+    folders = Folders()
+    if arguments.fresh and folders.work.exists():
+        shutil.rmtree(folders.work)
+    corpus = data.load(arguments.docs, arguments.site or data.default_sites(), folders.corpus)
+    workshop = Workshop(corpus, folders, is_fresh=arguments.fresh, max_minutes=arguments.max_minutes)
+    if arguments.verb == "evaluate":
+        workshop.evaluate(RECIPES.get(arguments.what, TINY))
+        return
+    for name in {"all": (TINY.name, DRAFT.name), "heads": ()}.get(arguments.what, (arguments.what,)):
+        workshop.make(RECIPES[name])
+    if arguments.what in ("all", "heads"):
+        workshop.make_heads()
 
 
-def make(arguments: argparse.Namespace, documents: list[data.Document]) -> None:
-    """Train the tokenizer if there is none yet, then the model; export both."""
-    from tools.train.train import Places, Run
+@dataclass
+class Workshop:
+    """The corpus, the folders and how long to train; each method does one of the commands."""
 
-    if arguments.fresh and arguments.work.exists():
-        shutil.rmtree(arguments.work)
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    arguments.record.mkdir(parents=True, exist_ok=True)
-    train = [document for document in documents if document.split == "train"]
-    stored = arguments.work / "tokenizer.json"
-    if not stored.is_file():
-        write_tokenizer(
-            arguments.work, train_tokenizer(train, TINY.shape.vocab_size), TINY.shape.max_context_tokens
-        )
-    tokenizer = Tokenizer.from_file(str(stored))
-    write_tokenizer(arguments.model, tokenizer, TINY.shape.max_context_tokens)
-    data.write_data_list(arguments.record / "data.json", documents, arguments.docs)
-    limit_s = arguments.max_minutes * 60 if arguments.max_minutes else None
-    places = Places(arguments.work, arguments.model)
-    progress = Run(TINY, tokenizer, train, places, time_limit_s=limit_s).train()
-    shutil.copy(places.log, arguments.record / "log.jsonl")
-    print(f"steps {progress.done}, {progress.elapsed_s / 60:.1f} minutes")
+    corpus: data.Corpus
+    folders: Folders
+    is_fresh: bool
+    max_minutes: float | None
 
+    def make(self, recipe: Recipe) -> None:
+        """Train one model, and before it what it needs; export it."""
+        from tools.train.evaluate import load_model
+        from tools.train.train import Places, Run
 
-def evaluate(arguments: argparse.Namespace, documents: list[data.Document]) -> None:
-    """Measure the checkpoint on the held-out test split; write the numbers and the card."""
-    from tools.train.card import write_card
-    from tools.train.evaluate import measure
+        for needed in (recipe.grown_from, recipe.teacher):
+            if needed and not self._is_made(needed):
+                self.make(RECIPES[needed])
+        work, record = self.folders.state(recipe.name), self.folders.record(recipe.name)
+        for folder in (work, record):
+            folder.mkdir(parents=True, exist_ok=True)
+        tokenizer = self._tokenizer(recipe)
+        write_tokenizer(self.folders.model(recipe.name), tokenizer, recipe.shape.max_context_tokens)
+        data.write_data_list(record / "data.json", self.corpus)
+        teacher = load_model(self.folders.model(recipe.teacher)).bfloat16() if recipe.teacher else None
+        progress = Run(
+            recipe,
+            tokenizer,
+            self._documents(teacher_name=recipe.teacher),
+            Places(work, self.folders.model(recipe.name)),
+            start=lambda: self._beginning(recipe, tokenizer),
+            teacher=teacher,
+            time_limit_s=self.max_minutes * 60 if self.max_minutes else None,
+        ).train()
+        shutil.copy(work / "log.jsonl", record / "log.jsonl")
+        print(f"{recipe.name}: steps {progress.done}, {progress.elapsed_s / 60:.1f} minutes")
 
-    write_card(arguments.model, arguments.record, measure(arguments.model, documents))
+    def make_heads(self) -> None:
+        """Train the heads that guess for penstock-tiny."""
+        from tools.train.evaluate import load_model
+        from tools.train.train_heads import train_heads
+
+        folder = self.folders.model(TINY.name)
+        log = self.folders.record(TINY.name) / "heads.jsonl"
+        documents = self._documents(teacher_name=TINY.name)
+        target, tokenizer = load_model(folder).bfloat16(), self._tokenizer(TINY)
+        train_heads(target, tokenizer, documents, folder / "heads", log, max_minutes=self.max_minutes)
+
+    def evaluate(self, recipe: Recipe) -> None:
+        """Measure a checkpoint on the held-out test split; write the numbers and the card."""
+        from tools.train.card import write_card
+        from tools.train.evaluate import Paths, measure
+
+        model = self.folders.model(recipe.name)
+        draft = self.folders.model(DRAFT.name if recipe is TINY else "none")
+        baselines = self.folders.record("baselines") / f"{recipe.shape.vocab_size}.json"
+        measured = measure(Paths(model, draft, baselines), self.corpus)
+        write_card(recipe, model, self.folders.record(recipe.name), measured)
+
+    def _is_made(self, name: str) -> bool:
+        is_there = (self.folders.model(name) / "model.safetensors").is_file()
+        return is_there and (not self.is_fresh or (self.folders.state(name) / "log.jsonl").is_file())
+
+    def _documents(self, *, teacher_name: str) -> list[Document]:
+        from tools.train.own_text import own_documents
+
+        documents = self.corpus.of("train")
+        if not teacher_name:
+            return documents
+        stored = self.folders.state(teacher_name) / "own_text.json"
+        return documents + own_documents(self.folders.model(teacher_name), documents, stored)
+
+    def _beginning(self, recipe: Recipe, tokenizer: Tokenizer) -> "dict[str, Tensor]":
+        """Give what a model begins with, as far as its recipe names where that comes from."""
+        from tools.train.evaluate import load_model
+        from tools.train.grow import narrowed, with_vocabulary
+
+        if not (recipe.grown_from or recipe.teacher):
+            return {}
+        older = self.folders.model(recipe.grown_from or recipe.teacher)
+        weights = dict(load_model(older).state_dict())
+        rows = weights["embed_tokens.weight"]
+        if recipe.teacher:
+            return {"embed_tokens.weight": narrowed(rows, recipe.shape.hidden_size)}
+        old_tokenizer = Tokenizer.from_file(str(older / "tokenizer.json"))
+        return {**weights, "embed_tokens.weight": with_vocabulary(rows, old_tokenizer, tokenizer)}
+
+    def _tokenizer(self, recipe: Recipe) -> Tokenizer:
+        """Give the tokenizer of this size, trained once; models of one size share it."""
+        stored = self.folders.tokenizer(recipe.shape.vocab_size)
+        if not stored.is_file():
+            train_tokenizer(self.corpus.of("train"), recipe.shape.vocab_size).save(str(stored))
+        tokenizer: Tokenizer = Tokenizer.from_file(str(stored))
+        tokenizer.encode_special_tokens = True
+        return tokenizer
 
 
 if __name__ == "__main__":

@@ -8,58 +8,46 @@ from pathlib import Path
 from typing import Any
 
 from tools.train.curve import write_curve
+from tools.train.recipe import Recipe
 
 _LICENCE = """\
 The weights and the tokenizer in this folder are released under the Apache License 2.0.
 
 They were trained on the sources and the documentation of Python, Copyright (c) Python Software
-Foundation, licensed under the PSF License Agreement, version 2 (https://docs.python.org/3/license.html).
+Foundation, licensed under the PSF License Agreement, version 2 (https://docs.python.org/3/license.html),
+and on packages under permissive licences; README.md names each with its version and licence.
 No text of that corpus is included; short pieces of it may be reproduced by the model.
 """
+_BASELINES = {"xz": "xz", "ppmd": "PPMd, order 16", "kneser_ney": "5-gram Kneser-Ney"}
 
 
 def write_card(
-    model: Path, record: Path, measured: dict[str, Any]
-) -> None:  # Any: what measure() found, as JSON
+    recipe: Recipe,
+    model: Path,
+    record: Path,
+    measured: dict[str, Any],  # Any: what measure() found, as JSON
+) -> None:
     """Store `measured`, draw the curve, write README.md and LICENSE beside the weights."""
     (record / "evaluation.json").write_text(json.dumps(measured, indent=2, ensure_ascii=False) + "\n")
     write_curve(record / "log.jsonl", record / "loss.svg")
-    data = json.loads((record / "data.json").read_text())
     steps = [json.loads(line) for line in (record / "log.jsonl").read_text().splitlines()]
     config = json.loads((model / "config.json").read_text())
     (model / "LICENSE").write_text(_LICENCE)
-    (model / "README.md").write_text(_card(model.name, record, config, measured, data, steps))
+    parts = [
+        _opening(recipe, config, measured),
+        _held_out(measured["held_out"]),
+        _written(measured),
+        _acceptance(measured["acceptance"]),
+        _training(recipe, steps),
+        _data(json.loads((record / "data.json").read_text())),
+        (record / "notes.md").read_text() if (record / "notes.md").is_file() else "",
+        _CLOSING,
+    ]
+    (model / "README.md").write_text("\n".join(part for part in parts if part))
 
 
-def _card(
-    name: str,
-    record: Path,
-    config: dict[str, Any],
-    measured: dict[str, Any],
-    data: dict[str, Any],
-    steps: list[dict[str, Any]],
-) -> str:
-    held_out, functions = measured["held_out"], measured["functions"]
-    losses = "\n".join(
-        f"| {kind} | {row['nats_per_byte']:.3f} | {row['xz_nats_per_byte']:.3f} "
-        f"| {row['bytes_per_token']:.2f} |"
-        for kind, row in held_out.items()
-    )
-    sources = "\n".join(
-        f"| {source['name']} | {source['version']} | {source['licence']} | "
-        + " | ".join(
-            f"{split['files']} files, {split['bytes'] / 1e6:.2f} MB" for split in source["splits"].values()
-        )
-        + " |"
-        for source in data["sources"]
-    )
-    stages = ", ".join(
-        f"{sum(step['stage'] == stage for step in steps)} steps `{stage}`"
-        for stage in dict.fromkeys(step["stage"] for step in steps)
-    )
-    notes = (record / "notes.md").read_text() if (record / "notes.md").is_file() else ""
-    written = "\n\n".join(f"```python\n{text.rstrip()}\n```" for text in measured["examples"])
-    chats = "\n\n".join(f"> {request}\n\n```python\n{answer}\n```" for request, answer in measured["chats"])
+def _opening(recipe: Recipe, config: dict[str, Any], measured: dict[str, Any]) -> str:
+    kind = "guesses the next tokens of penstock-tiny" if recipe.teacher else "writes Python-looking Python"
     return f"""\
 ---
 license: apache-2.0
@@ -68,9 +56,9 @@ library_name: penstock
 pipeline_tag: text-generation
 tags: [python, code, tiny]
 ---
-# {name}
+# {recipe.name}
 
-A very small Llama-shaped language model that writes Python-looking Python. It is embedded in Penstock so that
+A very small Llama-shaped language model that {kind}. It is embedded in Penstock so that
 an engine can be tried, tested and measured without a download. It is not made to be useful.
 
 {measured["num_parameters"] / 1e6:.2f} million parameters: {config["num_hidden_layers"]} layers, \
@@ -78,50 +66,119 @@ hidden size {config["hidden_size"]}, {config["num_attention_heads"]} heads, \
 {config["num_key_value_heads"]} key-value heads, head_dim {config["head_dim"]}, \
 intermediate size {config["intermediate_size"]}, vocabulary {config["vocab_size"]} (byte-level BPE), \
 tied embeddings, bfloat16, context {config["max_position_embeddings"]} tokens.
+"""
 
+
+def _held_out(held_out: dict[str, Any]) -> str:
+    names = " | ".join(_BASELINES.values())
+    rows = "\n".join(
+        f"| {kind} | {row['files']} files, {row['bytes'] / 1e3:.0f} kB | {row['nats_per_byte']:.3f} | "
+        + " | ".join(f"{row[name]:.3f}" for name in _BASELINES)
+        + f" | {row['nats_per_byte'] / min(row[name] for name in _BASELINES) - 1:+.0%} "
+        + f"| {row['bytes_per_token']:.2f} |"
+        for kind, row in held_out.items()
+    )
+    return f"""\
 ## Held-out loss
-Files that neither the tokenizer nor the model saw; each file alone, in windows of the full context.
+Nats per byte on whole files of the test split, which neither the tokenizer nor the model saw; each file
+alone, in windows of the full context. The other models saw the whole training split first: xz with a
+dictionary over all of it and PPMd count size(train + test) - size(train); the 5-gram model counts the same
+tokens.
 
-| text | nats per byte | xz that saw the train split | bytes per token |
-|---|---|---|---|
-{losses}
+| text | measured on | this model | {names} | against the best | bytes per token |
+|---|---|---|---|---|---|---|---|
+{rows}
+"""
 
-The xz column is size(train + test) - size(train) with a dictionary over all of it, in nats per byte.
 
-Of {functions["sampled"]} real openings (head and docstring) of held-out functions, completed at \
-temperature {functions["temperature"]}, {functions["parsed"]} \
-({functions["parsed"] / functions["sampled"]:.0%}) parse as Python. A completion
-that reaches 192 tokens loses its last, unfinished line.
-
+def _written(measured: dict[str, Any]) -> str:
+    functions, gaps = measured["functions"], measured["gaps"]
+    written = "\n\n".join(f"```python\n{text.rstrip()}\n```" for text in measured["examples"])
+    chats = "\n\n".join(f"> {request}\n\n```\n{answer}\n```" for request, answer in measured["chats"])
+    share = functions["parsed"] / functions["sampled"]
+    return f"""\
 ## What it writes
-The first two of those completions that parse, then two chats at temperature 0.3, as they came.
+Of {functions["sampled"]} real openings (head and docstring) of held-out functions, completed at \
+temperature {functions["temperature"]}, {functions["parsed"]} ({share:.0%})
+parse as Python. A completion that reaches 192 tokens loses its last, unfinished line.
+Fill-in-the-middle: {gaps["exact"]} of {gaps["asked"]} gaps in held-out functions come back exactly, \
+greedily; of those of one line {gaps["exact_one_line"]} of {gaps["asked_one_line"]}.
+
+The first two completions that parse, then three chats (code, JSON, a tool), greedy, as they came.
 
 {written}
 
 {chats}
+"""
 
+
+def _acceptance(found: dict[str, Any]) -> str:
+    if not found:
+        return ""
+    chains = found["chains"]
+    return f"""\
+## Guessing ahead
+`penstock-draft` ({found["draft_parameters"] / 1e6:.2f} million parameters) agrees with this model's \
+likeliest next token on {found["draft_greedy"]:.1%} of
+{found["tokens"]} tokens of held-out code; at T = 1 {found["draft_sampled"]:.1%} would be taken \
+(mean of sum(min(p, q))).
+Mean tokens taken from chains of 4 on this model's own greedy text: draft {chains["draft"]:.2f}, \
+Medusa-style heads {chains["medusa"]:.2f},
+feature head {chains["eagle"]:.2f} (`heads/`; docs/heads.md of the repository has the format).
+"""
+
+
+def _training(recipe: Recipe, steps: list[dict[str, Any]]) -> str:
+    stages = ", ".join(
+        f"{sum(step['stage'] == stage for step in steps)} steps `{stage}`"
+        for stage in dict.fromkeys(step["stage"] for step in steps)
+    )
+    begun = f"It began with the weights of `{recipe.grown_from}`." if recipe.grown_from else ""
+    taught = f"`{recipe.teacher}` was its teacher." if recipe.teacher else ""
+    num_tokens, minutes = steps[-1]["num_tokens"], steps[-1]["elapsed_s"] / 60
+    return f"""\
 ## Training
-{stages}, {steps[-1]["num_tokens"] / 1e6:.2f} million tokens, \
-{steps[-1]["elapsed_s"] / 60:.1f} minutes on one CPU thread in bfloat16 with float32 masters; Muon for the \
-matrices, AdamW for embedding and norms; warm-up, a stable rate, linear falls
-(the log has every rate). The later stages mix in chat turns made from docstrings and functions, and
-fill-in-the-middle examples. `tools/train/README.md` says how to repeat it;
-`tools/train/record/{name}/` holds the log, the loss curve and the measurements.
+{stages}, {num_tokens / 1e6:.2f} million tokens, {minutes:.0f} minutes of wall time
+on one CPU thread, at the lowest priority of a machine that others used as well, in bfloat16 with float32
+masters; Muon for the matrices, AdamW for embedding and norms; warm-up, a stable rate, a linear fall.
+{begun}{taught} `tools/train/README.md` says how to repeat it;
+`tools/train/record/{recipe.name}/` holds the log, the loss curve and the measurements.
+"""
 
+
+def _data(data: dict[str, Any]) -> str:
+    sources = "\n".join(
+        f"| {source['name']} | {source['version']} | {source['licence']} | "
+        + " | ".join(
+            f"{split['files']}, {split['bytes'] / 1e6:.2f} MB" for split in source["splits"].values()
+        )
+        + " |"
+        for source in data["sources"]
+    )
+    removed, seen = data["removed"], data["seen_share"]
+    return f"""\
 ## Data
+Python's own sources and documentation, and the packages of the project's environments that declare a
+permissive licence and nothing else. Splits are by file, from the SHA-256 of its path. Left out: tests, data
+tables, {removed["exact"]} exact copies, {removed["near"]} texts that share half of their lines with another \
+(MinHash), and {removed["seen"]} held-out texts of which
+training holds more than {data["max_seen_share"]:.0%} of the windows of {data["window_words"]} words. What \
+stayed shares {seen["test"]:.1%} of its windows (test).
+
 | source | version | licence | train | validation | test |
 |---|---|---|---|---|---|
 {sources}
 
-Splits are by file, from the SHA-256 of its path; exact duplicates are removed before; tests and data tables
-of the standard library are left out. Corpus SHA-256: `{data["sha256"]}`.
+Corpus SHA-256: `{data["sha256"]}`.
+"""
 
-{notes}
+
+_CLOSING = """\
 ## What it cannot do
 It knows no facts, follows no instruction reliably, and what it writes seldom runs. It was trained on Python
-and on English technical prose; other languages, human or not, are noise to it. Chat and fill-in-the-middle
-are shown, not learned well. It may repeat pieces of the standard library word for word. Do not rely on
-anything it says.
+and on English technical prose; other languages, human or not, are noise to it. Chat, tools and
+fill-in-the-middle are shown, not learned well. It may repeat pieces of its corpus word for word. Do not rely
+on anything it says.
 
 ## Licence
 Weights: Apache-2.0. See `LICENSE` for the licence of the corpus.

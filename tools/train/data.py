@@ -1,150 +1,167 @@
-"""The corpus: which files it has, where they come from, and which split each belongs to.
+"""The corpus: which documents it has and which split each belongs to.
 
-Called by tokenizer.py, packing.py, evaluate.py and card.py. Needs only the standard library. The split
-is a hash of a file's relative path, so it is the same on every machine and never moves when files are
-added; a text that occurs twice is kept once, before the split, so no text is in two splits.
+Called by __main__.py, tokenizer.py, packing.py, evaluate.py and card.py. The split is a hash of a file's
+relative path, so it is the same on every machine and never moves when files are added; of texts that are
+the same or nearly so one is kept, before the split, so no text is in two splits; a held-out text of which
+training has seen too much is left out.
 """
 
 import hashlib
 import json
-import platform
-import re
 import sysconfig
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-DEFAULT_DOCS = Path(
-    "/usr/share/doc/python3-doc/html/_sources"
-)  # where Debian's and Ubuntu's python3-doc puts them
+from tools.train.duplicates import (
+    MAX_SEEN_SHARE,
+    SIMILARITY,
+    WINDOW_WORDS,
+    seen_shares,
+    without_exact_duplicates,
+    without_near_duplicates,
+)
+from tools.train.sources import (
+    Document,
+    Source,
+    package_documents,
+    python_documents,
+    python_sources,
+    stdlib_folder,
+)
+
 SPLITS = ("train", "validation", "test")
 _PERCENT_TEST = 5
 _PERCENT_VALIDATION = 3
-_MIN_BYTES = 64
-_SKIPPED_FOLDERS = frozenset(
-    {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "pydoc_data"}
-)  # pydoc_data repeats the language reference, which would put one text into two splits
-_SKIPPED_FILES = re.compile(r"^(_sysconfigdata|_sysconfig_)|^(entities|schema|sequence|stringprep)\.py$")
-_TABLE = re.compile(r"^(decoding_table|decoding_map|aliases) = ", re.MULTILINE)
+_MEASURED_BYTES = {"code": 400_000, "prose": 150_000}  # a card is then measured in minutes on one core
+_MAX_MEASURED_FILE_BYTES = 60_000
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
-    """One file. `path` starts with the name of its source; `kind` is "code" or "prose"."""
+class Corpus:
+    """Documents in order of path, their sources, and what was left out on the way."""
 
-    path: str
-    kind: str
-    text: str
+    sources: list[Source]
+    documents: list[Document]
+    removed: dict[str, int]
+    seen_share: dict[str, float]  # mean over the held-out texts of a split
 
-    @property
-    def digest(self) -> str:
-        return hashlib.sha256(self.text.encode()).hexdigest()
+    def of(self, split: str, kind: str | None = None) -> list[Document]:
+        return [
+            document
+            for document in self.documents
+            if split_of(document.path) == split and kind in (None, document.kind)
+        ]
 
-    @property
-    def split(self) -> str:
-        return split_of(self.path)
+    def held_out(self, kind: str) -> list[Document]:
+        """The part of the test split that cards are measured on: files by their hash, up to a size."""
+        taken, num_bytes = [], 0
+        for document in sorted(self.of("test", kind), key=lambda one: hash_of(one.path)):
+            size = len(document.text.encode())
+            if size <= _MAX_MEASURED_FILE_BYTES and num_bytes + size <= _MEASURED_BYTES[kind]:
+                taken.append(document)
+                num_bytes += size
+        return taken
+
+
+def hash_of(path: str) -> bytes:
+    return hashlib.sha256(path.encode()).digest()
 
 
 def split_of(path: str) -> str:
     """Give the split of a file, from the SHA-256 of its relative path alone."""
-    percent = int.from_bytes(hashlib.sha256(path.encode()).digest()[:8]) % 100
+    percent = int.from_bytes(hash_of(path)[:8]) % 100
     if percent < _PERCENT_TEST:
         return "test"
     return "validation" if percent < _PERCENT_TEST + _PERCENT_VALIDATION else "train"
 
 
-def collect(stdlib: Path, docs: Path) -> list[Document]:
-    """Read both sources, sorted by path, without duplicates and without tests and data tables."""
-    found = [
-        *_read(stdlib, "*.py", source="stdlib", kind="code"),
-        *_read(docs, "*.rst.txt", source="docs", kind="prose"),
-    ]
-    return without_duplicates(sorted(found, key=lambda document: document.path))
+def default_sites() -> list[Path]:
+    """The packages of the running environment."""
+    return [Path(sysconfig.get_paths()["purelib"])]
 
 
-def without_duplicates(documents: Iterable[Document]) -> list[Document]:
-    """Keep the first of every distinct text."""
-    first: dict[str, Document] = {}
-    for document in documents:
-        first.setdefault(document.digest, document)
-    return list(first.values())
-
-
-def leaks(documents: Iterable[Document]) -> list[tuple[str, str]]:
-    """Find every pair of paths that hold one text in two splits. Must be empty."""
-    seen: dict[str, Document] = {}
-    found = []
-    for document in documents:
-        other = seen.setdefault(document.digest, document)
-        if other.split != document.split:
-            found.append((other.path, document.path))
-    return found
-
-
-def load(docs: Path = DEFAULT_DOCS) -> list[Document]:
-    """Collect the corpus of this machine; raise SystemExit if a source is missing or a text leaks."""
-    stdlib = Path(sysconfig.get_paths()["stdlib"])
+def load(docs: Path, sites: Sequence[Path], stored: Path) -> Corpus:
+    """Read the corpus stored by an earlier call, or collect and store it; refuse where one source lacks."""
+    if stored.is_file():
+        return _from_json(json.loads(stored.read_text()))
     if not docs.is_dir():
         raise SystemExit(f"no documentation sources in {docs}; install python3-doc or pass --docs FOLDER")
-    documents = collect(stdlib, docs)
-    leaked = leaks(documents)
-    if leaked:
-        raise SystemExit(
-            f"{len(leaked)} texts are in two splits, first {leaked[0]}; fix the split before training"
-        )
-    return documents
+    sources, documents = python_sources(docs), list(python_documents(stdlib_folder(), docs))
+    for source, found in package_documents(list(sites)):
+        sources.append(source)
+        documents += found
+    corpus = cleaned(sources, documents)
+    stored.parent.mkdir(parents=True, exist_ok=True)
+    stored.write_text(json.dumps(asdict(corpus)))
+    return corpus
 
 
-def data_list(documents: Iterable[Document], docs: Path = DEFAULT_DOCS) -> dict[str, object]:
+def cleaned(sources: list[Source], documents: Iterable[Document]) -> Corpus:
+    """Remove copies, near copies and held-out texts that training has seen; Python's own texts win."""
+    own = {"stdlib": 0, "docs": 1}
+    found = sorted(documents, key=lambda one: (own.get(one.path.partition("/")[0], 2), one.path))
+    distinct = without_exact_duplicates(found)
+    unlike = without_near_duplicates(distinct)
+    by_split: dict[str, list[Document]] = {split: [] for split in SPLITS}
+    for document in unlike:
+        by_split[split_of(document.path)].append(document)
+    shares = seen_shares(by_split["train"], [*by_split["validation"], *by_split["test"]])
+    kept = [document for document in unlike if shares.get(document.path, 0.0) <= MAX_SEEN_SHARE]
+    mean_shares = {
+        split: round(_mean([shares[one.path] for one in kept if split_of(one.path) == split]), 4)
+        for split in ("validation", "test")
+    }
+    removed = {
+        "exact": len(found) - len(distinct),
+        "near": len(distinct) - len(unlike),
+        "seen": len(unlike) - len(kept),
+    }
+    return Corpus(sources, sorted(kept, key=lambda document: document.path), removed, mean_shares)
+
+
+def data_list(corpus: Corpus) -> dict[str, object]:
     """Say what the corpus is: sources, versions, licences, files and bytes by split, a digest of it all."""
     files: Counter[tuple[str, str]] = Counter()
     num_bytes: Counter[tuple[str, str]] = Counter()
     digest = hashlib.sha256()
-    for document in documents:
-        source = document.path.partition("/")[0]
-        files[source, document.split] += 1
-        num_bytes[source, document.split] += len(document.text.encode())
+    for document in corpus.documents:
+        source, split = document.path.partition("/")[0], split_of(document.path)
+        files[source, split] += 1
+        num_bytes[source, split] += len(document.text.encode())
         digest.update(f"{document.path} {document.digest}\n".encode())
-    versions = {"stdlib": platform.python_version(), "docs": _docs_version(docs)}
-    names = {
-        "stdlib": "Python standard library, sources",
-        "docs": "Python documentation, reStructuredText sources",
-    }
     sources = [
         {
-            "source": source,
-            "name": names[source],
-            "version": versions[source],
-            "licence": "PSF-2.0",
+            **asdict(source),
             "splits": {
-                split: {"files": files[source, split], "bytes": num_bytes[source, split]} for split in SPLITS
+                split: {"files": files[source.source, split], "bytes": num_bytes[source.source, split]}
+                for split in SPLITS
             },
         }
-        for source in ("stdlib", "docs")
+        for source in corpus.sources
+        if any(files[source.source, split] for split in SPLITS)
     ]
-    return {"sources": sources, "sha256": digest.hexdigest()}
+    return {
+        "sources": sources,
+        "removed": corpus.removed,
+        "line_similarity": SIMILARITY,
+        "window_words": WINDOW_WORDS,
+        "max_seen_share": MAX_SEEN_SHARE,
+        "seen_share": corpus.seen_share,
+        "sha256": digest.hexdigest(),
+    }
 
 
-def write_data_list(path: Path, documents: Iterable[Document], docs: Path = DEFAULT_DOCS) -> None:
-    path.write_text(json.dumps(data_list(documents, docs), indent=2) + "\n")
+def write_data_list(path: Path, corpus: Corpus) -> None:
+    path.write_text(json.dumps(data_list(corpus), indent=1) + "\n")
 
 
-def _read(root: Path, pattern: str, *, source: str, kind: str) -> Iterator[Document]:
-    for file in root.rglob(pattern):
-        relative = file.relative_to(root)
-        if _SKIPPED_FOLDERS & set(relative.parts[:-1]) or _SKIPPED_FILES.match(relative.name):
-            continue
-        try:
-            text = file.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            continue
-        is_table = "encodings" in relative.parts and _TABLE.search(text)
-        if len(text) >= _MIN_BYTES and not is_table:
-            yield Document(f"{source}/{relative.as_posix()}", kind, text)
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
 
 
-def _docs_version(docs: Path) -> str:
-    options = docs.parent / "_static" / "documentation_options.js"
-    match = re.search(r"VERSION: '([^']+)'", options.read_text()) if options.is_file() else None
-    return match[1] if match else "unknown"
+def _from_json(stored: dict[str, list[dict[str, str]]]) -> Corpus:
+    sources = [Source(**source) for source in stored["sources"]]
+    documents = [Document(**document) for document in stored["documents"]]
+    return Corpus(sources, documents, dict(stored["removed"]), dict(stored["seen_share"]))  # type: ignore[arg-type]

@@ -1,63 +1,113 @@
 """Measure a checkpoint on the held-out test split.
 
-Called by __main__.py. Everything is computed in float32 from the exported bfloat16 weights, on one
-thread, so that the numbers of a card repeat.
+Called by __main__.py. Losses and acceptances are computed in float32 from the exported bfloat16 weights, on
+one thread, so that the numbers of a card repeat; what a model writes comes from the engine.
 """
 
 import ast
 import json
-import lzma
-import math
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
+from tools.train import baselines
 from tools.train import tokenizer as names
-from tools.train.data import Document
-from tools.train.examples import functions
+from tools.train.acceptance import chain_acceptance, draft_acceptance
+from tools.train.data import Corpus, data_list
+from tools.train.examples import functions, gaps
+from tools.train.heads import FeatureHead, MedusaHeads
 from tools.train.model import Decoder
+from tools.train.own_text import continued, openings
 from tools.train.recipe import ModelShape
-from torch.nn.functional import cross_entropy, linear
+from tools.train.sources import Document
+from torch.nn.functional import cross_entropy
 
-_NUM_FUNCTIONS = 50
+_NUM_FUNCTIONS, _NUM_GAPS, _NUM_CHAINS = 200, 150, 24
 _MAX_NEW_TOKENS = 192
 _TEMPERATURE = 0.7
-_XZ_FILTERS = [
-    {"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 1 << 26}
-]  # the dictionary holds the train split
-_REQUESTS = ("Write a Python function is_even(n): Return True if n is even.", "What does os.path.join do?")
+_ACCEPTANCE_TOKENS = 24_000
+_KINDS = ("code", "prose")
+_REQUESTS = (
+    "Write a Python function is_even(n): Return True if n is even.",
+    'Write this as a JSON object: name is "disk", size is 12.',
+)
+_TOOL = {
+    "name": "read_file",
+    "description": "Return the text of a file.",
+    "parameters": {"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]},
+}
 
 
-def measure(folder: Path, documents: Sequence[Document]) -> dict[str, object]:
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """What is measured: the model, and the draft and heads that guess for it where there are any."""
+
+    model: Path
+    draft: Path
+    baselines: Path
+
+
+def measure(paths: Paths, corpus: Corpus) -> dict[str, Any]:  # Any: JSON
     """Give everything the card says about quality."""
     torch.set_num_threads(1)
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    model = load_model(folder)
-    by_kind = {
-        kind: [document for document in documents if document.kind == kind] for kind in ("code", "prose")
-    }
-    heldout = {
-        kind: {
-            "nats_per_byte": round(nats_per_byte(model, tokenizer, _of(found, "test")), 4),
-            "xz_nats_per_byte": round(xz_nats_per_byte(_of(found, "train"), _of(found, "test")), 4),
-            "bytes_per_token": round(names.bytes_per_token(tokenizer, _of(found, "test")), 3),
+    tokenizer = plain_tokenizer(paths.model)
+    model = load_model(paths.model)
+    simple = baseline_losses(tokenizer, corpus, paths.baselines)
+    held_out = {}
+    for kind in _KINDS:
+        documents = corpus.held_out(kind)
+        held_out[kind] = {
+            "files": len(documents),
+            "bytes": sum(len(document.text.encode()) for document in documents),
+            "nats_per_byte": round(nats_per_byte(model, tokenizer, documents), 4),
+            **simple[kind],
+            "bytes_per_token": round(names.bytes_per_token(tokenizer, documents), 3),
         }
-        for kind, found in by_kind.items()
-    }
-    openings, written = sampled_functions(model, tokenizer, _of(by_kind["code"], "test"))
-    parsed = [is_function(opening, body) for opening, body in zip(openings, written, strict=True)]
+    code = corpus.of("test", "code")
+    heads, written = sampled_functions(paths.model, code)
+    parsed = [is_function(opening, body) for opening, body in zip(heads, written, strict=True)]
+    found = [opening + body for opening, body, is_good in zip(heads, written, parsed, strict=True) if is_good]
     return {
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "held_out": heldout,
+        "held_out": held_out,
         "functions": {"sampled": len(parsed), "parsed": sum(parsed), "temperature": _TEMPERATURE},
-        "examples": [
-            opening + body for opening, body, good in zip(openings, written, parsed, strict=True) if good
-        ][:2],
-        "chats": [[request, _answer(model, tokenizer, request)] for request in _REQUESTS],
+        "gaps": filled_gaps(paths.model, tokenizer, code),
+        "examples": found[:2],
+        "chats": _chats(paths.model, tokenizer),
+        "acceptance": acceptances(paths, tokenizer, model, corpus) if paths.draft.is_dir() else {},
     }
+
+
+def baseline_losses(tokenizer: Tokenizer, corpus: Corpus, stored: Path) -> dict[str, dict[str, float]]:
+    """Compute what simpler models make of the held-out text, once for a corpus and a vocabulary."""
+    of = {"corpus": data_list(corpus)["sha256"], "vocabulary": tokenizer.get_vocab_size()}
+    if stored.is_file():
+        known = json.loads(stored.read_text())
+        if known["of"] == of:
+            return dict(known["losses"])
+    losses: dict[str, dict[str, float]] = {}
+    for kind in _KINDS:
+        train, test = corpus.of("train", kind), corpus.held_out(kind)
+        losses[kind] = {
+            "xz": round(baselines.xz_nats_per_byte(train, test), 4),
+            "ppmd": round(baselines.ppmd_nats_per_byte(train, test), 4),
+            "kneser_ney": round(baselines.kneser_ney_nats_per_byte(tokenizer, train, test), 4),
+        }
+    stored.parent.mkdir(parents=True, exist_ok=True)
+    stored.write_text(json.dumps({"of": of, "losses": losses}, indent=1) + "\n")
+    return losses
+
+
+def plain_tokenizer(folder: Path) -> Tokenizer:
+    """Read a tokenizer that takes the names of special tokens in a text as text."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.encode_special_tokens = True
+    return tokenizer
 
 
 def load_model(folder: Path) -> Decoder:
@@ -96,65 +146,68 @@ def nats_per_byte(model: Decoder, tokenizer: Tokenizer, documents: Iterable[Docu
     return nats / num_bytes
 
 
-def xz_nats_per_byte(train: Iterable[Document], test: Iterable[Document]) -> float:
-    """What xz needs for the test split once it has seen train: size(train + test) - size(train)."""
-    seen = "".join(document.text for document in train).encode()
-    held_out = "".join(document.text for document in test).encode()
-    extra_bytes = _xz_bytes(seen + held_out) - _xz_bytes(seen)
-    return extra_bytes * 8 * math.log(2) / len(held_out)
-
-
-def sampled_functions(
-    model: Decoder, tokenizer: Tokenizer, documents: Sequence[Document]
-) -> tuple[list[str], list[str]]:
+def sampled_functions(folder: Path, documents: Sequence[Document]) -> tuple[list[str], list[str]]:
     """Give openings (head and docstring) of held-out functions, and the bodies the model writes."""
-    openings = [function.opening for document in documents for function in functions(document)]
-    openings = random.Random(0).sample(openings, min(_NUM_FUNCTIONS, len(openings)))
-    prompts = [tokenizer.encode(opening).ids for opening in openings]
-    texts = continued(model, tokenizer, prompts, temperature=_TEMPERATURE, has_ended=_is_past_body)
-    return openings, [_first_body(text) for text in texts]
+    heads = [function.opening for document in documents for function in functions(document)]
+    heads = random.Random(0).sample(heads, min(_NUM_FUNCTIONS, len(heads)))
+    written = continued(folder, heads, max_tokens=_MAX_NEW_TOKENS, temperature=_TEMPERATURE)
+    is_cut = [len(tokens) == _MAX_NEW_TOKENS for _, tokens, _ in written]
+    return heads, [
+        first_body(text if cut else text + "\n") for (_, _, text), cut in zip(written, is_cut, strict=True)
+    ]
 
 
-@torch.no_grad()
-def continued(
-    model: Decoder,
-    tokenizer: Tokenizer,
-    prompts: Sequence[list[int]],
-    *,
-    temperature: float,
-    has_ended: Callable[[str], bool] = lambda _text: False,
-) -> list[str]:
-    """Continue every prompt until an end token, until `has_ended` says so, or to the limit; no cache is kept.
+def filled_gaps(folder: Path, tokenizer: Tokenizer, documents: Sequence[Document]) -> dict[str, int]:
+    """Count held-out functions whose missing lines come back exactly, greedily; gaps of one line apart."""
+    ids = names.special_ids(tokenizer)
+    found = list(gaps(documents, random.Random(0)))
+    found = random.Random(1).sample(found, min(_NUM_GAPS, len(found)))
+    prompts = [
+        [
+            *(ids[names.BEGIN], ids[names.FIM_PREFIX], *_encode(tokenizer, gap.prefix)),
+            *(ids[names.FIM_SUFFIX], *_encode(tokenizer, gap.suffix), ids[names.FIM_MIDDLE]),
+        ]
+        for gap in found
+    ]
+    written = continued(folder, prompts, max_tokens=96)
+    is_exact = [text.strip() == gap.middle.strip() for (_, _, text), gap in zip(written, found, strict=True)]
+    is_short = [gap.middle.count("\n") == 1 for gap in found]
+    return {
+        "asked": len(found),
+        "exact": sum(is_exact),
+        "asked_one_line": sum(is_short),
+        "exact_one_line": sum(exact and short for exact, short in zip(is_exact, is_short, strict=True)),
+    }
 
-    Rows are padded on the right, where causal attention does not look. A text whose model ended it gets
-    a line's end, so that its last line is whole.
-    """
-    generator = torch.Generator().manual_seed(0)
-    ends = {tokenizer.token_to_id(names.END), tokenizer.token_to_id(names.TURN_END)}
-    rows = [list(prompt) for prompt in prompts]
-    texts = [""] * len(rows)
-    open_rows = list(range(len(rows)))
-    for _ in range(_MAX_NEW_TOKENS):
-        lengths = [len(rows[row]) for row in open_rows]
-        batch = torch.zeros(len(open_rows), max(lengths), dtype=torch.int64)
-        for place, row in enumerate(open_rows):
-            batch[place, : lengths[place]] = torch.tensor(rows[row])
-        last = model(batch)[torch.arange(len(open_rows)), torch.tensor(lengths) - 1]
-        probabilities = torch.softmax(linear(last, model.embed_tokens.weight) / temperature, dim=-1)
-        chosen = torch.multinomial(probabilities, 1, generator=generator)[:, 0].tolist()
-        still_open = []
-        for row, token in zip(open_rows, chosen, strict=True):
-            if token in ends:
-                texts[row] += "\n"
-                continue
-            rows[row].append(token)
-            texts[row] = tokenizer.decode(rows[row][len(prompts[row]) :])
-            if not has_ended(texts[row]):
-                still_open.append(row)
-        open_rows = still_open
-        if not open_rows:
+
+def acceptances(paths: Paths, tokenizer: Tokenizer, model: Decoder, corpus: Corpus) -> dict[str, Any]:
+    """Acceptance of the draft on held-out code, and of draft and heads on the model's own greedy text."""
+    draft = load_model(paths.draft)
+    medusa, eagle = MedusaHeads(model.shape), FeatureHead(model.shape)
+    for name, head in (("medusa", medusa), ("eagle", eagle)):
+        stored = load_file(paths.model / "heads" / f"{name}.safetensors")
+        head.load_state_dict({key: tensor.float() for key, tensor in stored.items()})
+    rows, count = [], 0
+    for document in corpus.held_out("code"):
+        tokens = tokenizer.encode(document.text).ids[:1024]
+        rows.append(torch.tensor(tokens))
+        count += len(tokens)
+        if count > _ACCEPTANCE_TOKENS:
             break
-    return texts
+    begun = openings(corpus.of("test", "code"), _NUM_CHAINS, seed=5)
+    greedy = [
+        (torch.tensor(prompt + tokens), len(prompt))
+        for prompt, tokens, _ in continued(paths.model, begun, max_tokens=128)
+    ]
+    on_text = draft_acceptance(model, draft, rows)
+    in_chains = chain_acceptance(model, greedy, draft, medusa, eagle)
+    return {
+        "draft_greedy": round(on_text["greedy"], 4),
+        "draft_sampled": round(on_text["sampled"], 4),
+        "tokens": count,
+        "chains": {name: round(taken, 3) for name, taken in in_chains.items()},
+        "draft_parameters": sum(parameter.numel() for parameter in draft.parameters()),
+    }
 
 
 def is_function(opening: str, body: str) -> bool:
@@ -166,18 +219,7 @@ def is_function(opening: str, body: str) -> bool:
     return isinstance(function, ast.FunctionDef) and len(function.body) > 1
 
 
-def _answer(model: Decoder, tokenizer: Tokenizer, request: str) -> str:
-    prompt = f"{names.BEGIN}{names.USER}{request}{names.TURN_END}{names.ASSISTANT}"
-    ids = tokenizer.encode(prompt, add_special_tokens=False).ids
-    return continued(model, tokenizer, [ids], temperature=0.3)[0].strip()
-
-
-def _is_past_body(text: str) -> bool:
-    last = text.rpartition("\n")[2]
-    return len(text) > len(last) > 0 and not last[0].isspace()
-
-
-def _first_body(text: str) -> str:
+def first_body(text: str) -> str:
     """Keep whole lines up to the first that is not indented: what belongs to the function."""
     lines = text.splitlines(keepends=True)
     if lines and not lines[-1].endswith("\n"):
@@ -190,9 +232,24 @@ def _first_body(text: str) -> str:
     return "".join(kept)
 
 
-def _of(documents: Iterable[Document], split: str) -> list[Document]:
-    return [document for document in documents if document.split == split]
+def _chats(folder: Path, tokenizer: Tokenizer) -> list[list[str]]:
+    ids = names.special_ids(tokenizer)
+    tools = [ids[names.SYSTEM], *_encode(tokenizer, f"Tools:\n{json.dumps(_TOOL)}\n"), ids[names.TURN_END]]
+    asked = [(request, list[int]()) for request in _REQUESTS]
+    asked.append(('Call read_file with path = "notes.txt".', tools))
+    prompts = [
+        [
+            *(ids[names.BEGIN], *before, ids[names.USER], *_encode(tokenizer, request)),
+            *(ids[names.TURN_END], ids[names.ASSISTANT]),
+        ]
+        for request, before in asked
+    ]
+    written = continued(folder, prompts, max_tokens=120)
+    return [
+        [request, tokenizer.decode(tokens, skip_special_tokens=False).removesuffix(names.TURN_END).strip()]
+        for (request, _), (_, tokens, _) in zip(asked, written, strict=True)
+    ]
 
 
-def _xz_bytes(data: bytes) -> int:
-    return len(lzma.compress(data, format=lzma.FORMAT_RAW, filters=_XZ_FILTERS))
+def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    return list(tokenizer.encode(text, add_special_tokens=False).ids)

@@ -1,15 +1,18 @@
 """The Llama-shaped network that tools/train trains, in plain torch.
 
-Called by train.py and evaluate.py. Parameter names are those of a Hugging Face Llama checkpoint, so
-that export is a copy. It has no KV cache and refuses nothing: inference is the engine's work.
+Called by train.py, heads.py and evaluate.py. Parameter names are those of a Hugging Face Llama checkpoint,
+so that export is a copy. It has no KV cache and refuses nothing: inference is the engine's work.
 """
 
 from collections.abc import Iterator
 
 import torch
 from tools.train.recipe import ModelShape
+from tools.train.token_loss import token_loss
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, linear, rms_norm, scaled_dot_product_attention, silu
+from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
+
+BEGIN_ID = 0  # of the token that begins a document; tokenizer.py gives it the first id
 
 
 class RMSNorm(nn.Module):
@@ -25,7 +28,10 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal grouped-query attention with rotary positions (halves rotated, as Llama checkpoints expect)."""
+    """Grouped-query attention with rotary positions (halves rotated, as Llama checkpoints expect).
+
+    Causal; where `mask` [rows, 1, length, length] is given, it says all that a token may see.
+    """
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
@@ -35,15 +41,16 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(shape.hidden_size, self._kv_heads * self._width, bias=False)
         self.o_proj = nn.Linear(self._heads * self._width, shape.hidden_size, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
         rows, length, _ = x.shape
         q = self.q_proj(x).view(rows, length, self._heads, self._width).transpose(1, 2)
         k = self.k_proj(x).view(rows, length, self._kv_heads, self._width).transpose(1, 2)
         v = self.v_proj(x).view(rows, length, self._kv_heads, self._width).transpose(1, 2)
         group = self._heads // self._kv_heads
-        k = _rotate(k, cos, sin).repeat_interleave(group, dim=1)
+        k = rotate(k, cos, sin).repeat_interleave(group, dim=1)
         v = v.repeat_interleave(group, dim=1)
-        y = scaled_dot_product_attention(_rotate(q, cos, sin), k, v, is_causal=True)
+        q = rotate(q, cos, sin)
+        y = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
         out: Tensor = self.o_proj(y.transpose(1, 2).reshape(rows, length, -1))
         return out
 
@@ -72,8 +79,8 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
         self.mlp = MLP(shape)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin)
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask)
         out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return out
 
@@ -88,21 +95,31 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.num_layers))
         self.norm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        cos, sin = _rope(tokens.shape[1], self.shape, self.embed_tokens.weight.dtype)
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        cos, sin = rope(tokens.shape[1], self.shape, self.embed_tokens.weight.dtype)
         x = self.embed_tokens(tokens)
         for layer in self.layers:
-            x = layer(x, cos, sin)
+            x = layer(x, cos, sin, mask)
         out: Tensor = self.norm(x)
         return out
 
     def logits(self, tokens: Tensor) -> Tensor:
         return linear(self(tokens), self.embed_tokens.weight)
 
-    def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Mean nats per target; a target of -100 does not count."""
-        logits = self.logits(tokens).flatten(0, 1).float()
-        return cross_entropy(logits, targets.flatten(), ignore_index=-100)
+    def loss(
+        self, tokens: Tensor, targets: Tensor, teacher: "Decoder | None" = None, teaching: float = 0.0
+    ) -> Tensor:
+        """Mean nats per target, each document of a row seen alone; a target of -100 does not count.
+
+        With a teacher, `teaching` of each target's weight goes to the teacher's probabilities.
+        """
+        mask = document_mask(tokens)
+        hidden = self(tokens, mask).flatten(0, 1)
+        taught = None
+        if teacher is not None and teaching > 0:
+            with torch.no_grad():
+                taught = (teacher(tokens, mask).flatten(0, 1), teacher.embed_tokens.weight, teaching)
+        return token_loss(hidden, self.embed_tokens.weight, targets.flatten(), taught)
 
     def checkpoint_names(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter under the name that `LlamaForCausalLM` gives it."""
@@ -120,13 +137,20 @@ def init_weights(model: Decoder, seed: int) -> None:
             nn.init.normal_(parameter, std=0.02 * scale, generator=generator)
 
 
-def _rope(length: int, shape: ModelShape, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def document_mask(tokens: Tensor) -> Tensor:
+    """Say for every row of tokens what each may see: itself and what is before it in its own document."""
+    documents = (tokens == BEGIN_ID).cumsum(dim=1)
+    causal = torch.ones(tokens.shape[1], tokens.shape[1], dtype=torch.bool).tril()
+    return (documents[:, None, :, None] == documents[:, None, None, :]) & causal
+
+
+def rope(length: int, shape: ModelShape, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.float32) / shape.head_dim
     angles = torch.outer(torch.arange(length, dtype=torch.float32), shape.rope_theta**-exponents)
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin

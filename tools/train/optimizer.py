@@ -1,17 +1,16 @@
-"""Muon for the matrices inside the layers, AdamW for embedding and norms, over float32 masters.
+"""Muon for the matrices inside the network, AdamW for embedding and norms, over float32 masters.
 
-Called by train.py. The network computes in bfloat16; the masters kept here are what is trained, and are
-copied into the network, rounded, after every step. Muon: Jordan et al. 2024, and Liu et al. 2025,
-arXiv:2502.16982.
+Called by train.py and train_heads.py. The network computes in bfloat16; the masters kept here are what is
+trained, and are copied into the network, rounded, after every step. Muon: Jordan et al. 2024, and Liu et al.
+2025, arXiv:2502.16982.
 """
 
 from collections import defaultdict
 from typing import Any
 
 import torch
-from tools.train.model import Decoder
 from tools.train.recipe import Recipe
-from torch import Tensor
+from torch import Tensor, nn
 
 _MOMENTUM = 0.95
 _BETAS = (0.9, 0.95)
@@ -22,7 +21,7 @@ _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 class MixedOptimizer:
     """Holds the float32 masters and their moments; `step` mutates them and the network."""
 
-    def __init__(self, model: Decoder, recipe: Recipe) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
         self._recipe = recipe
         self._parameters = dict(model.named_parameters())
         self.masters = {
@@ -30,7 +29,7 @@ class MixedOptimizer:
         }
         self._first = {name: torch.zeros_like(master) for name, master in self.masters.items()}
         self._is_muon = {
-            name: name.startswith("layers.") and p.ndim == 2 for name, p in self._parameters.items()
+            name: p.ndim == 2 and "embed_tokens" not in name for name, p in self._parameters.items()
         }
         self._second = {
             name: torch.zeros_like(m) for name, m in self.masters.items() if not self._is_muon[name]

@@ -2,7 +2,7 @@
 
 Called by train.py. A stage's stream of one epoch is a pure function of corpus, tokenizer, stage, seed
 and epoch, so a run that was killed goes on with the rows it would have seen. Rows are cut from one
-stream without padding; attention may look across a document's edge, which <|begin|> marks.
+stream without padding; <|begin|> marks a document's edge, across which attention does not look (model.py).
 """
 
 import random
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from tokenizers import Tokenizer
 from tools.train import tokenizer as names
-from tools.train.data import Document
 from tools.train.examples import Gap, Turn, chat_turns, gaps
 from tools.train.recipe import Stage
+from tools.train.sources import Document
 
 IGNORED = -100  # a target that is not learned
 
@@ -23,8 +23,8 @@ IGNORED = -100  # a target that is not learned
 class Piece:
     """Tokens that stay together, and for each whether it is learned."""
 
-    tokens: list[int]
-    learned: list[bool]
+    tokens: np.ndarray  # int64
+    learned: np.ndarray  # bool
 
 
 class Packer:
@@ -36,31 +36,38 @@ class Packer:
         self._tokenizer, self._stage, self._seed = tokenizer, stage, seed
         self._documents = documents
         self._id = names.special_ids(tokenizer)
-        self._plain = {document.path: self.plain(document.text) for document in documents}
+        self._plain: dict[str, Piece] = {}  # made when first asked for: a stage may never see most of them
 
     def plain(self, text: str) -> Piece:
-        tokens = [self._id[names.BEGIN], *self._ids(text), self._id[names.END]]
-        return Piece(tokens, [True] * len(tokens))
+        return _piece([], [self._id[names.BEGIN], *self._ids(text), self._id[names.END]])
 
     def chat(self, turn: Turn) -> Piece:
-        question = [self._id[names.BEGIN], self._id[names.USER], *self._ids(turn.question)]
+        question = [self._id[names.BEGIN]]
+        if turn.tools:
+            question += [
+                self._id[names.SYSTEM],
+                *self._ids(f"Tools:\n{turn.tools}\n"),
+                self._id[names.TURN_END],
+            ]
+        question += [self._id[names.USER], *self._ids(turn.question)]
         question += [self._id[names.TURN_END], self._id[names.ASSISTANT]]
-        answer = [*self._ids(turn.answer.strip()), self._id[names.TURN_END]]
-        return Piece(question + answer, [False] * len(question) + [True] * len(answer))
+        answer = self._ids(turn.answer.strip())
+        if turn.is_call:
+            answer = [self._id[names.TOOL_CALL], *answer, self._id[names.TOOL_CALL_END]]
+        return _piece(question, [*answer, self._id[names.TURN_END]])
 
     def fim(self, gap: Gap) -> Piece:
         shown = [self._id[names.BEGIN], self._id[names.FIM_PREFIX], *self._ids(gap.prefix)]
         shown += [self._id[names.FIM_SUFFIX], *self._ids(gap.suffix), self._id[names.FIM_MIDDLE]]
-        middle = [*self._ids(gap.middle), self._id[names.END]]
-        return Piece(shown + middle, [False] * len(shown) + [True] * len(middle))
+        return _piece(shown, [*self._ids(gap.middle), self._id[names.END]])
 
     def epoch_rows(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Give the tokens and targets of one epoch, each int64 [rows, row_tokens], shuffled."""
         chance = random.Random(f"{self._seed} {self._stage.name} {epoch}")
         pieces = self._pieces(chance)
         chance.shuffle(pieces)
-        tokens = np.array([token for piece in pieces for token in piece.tokens], dtype=np.int64)
-        learned = np.array([flag for piece in pieces for flag in piece.learned], dtype=np.bool_)
+        tokens = np.concatenate([piece.tokens for piece in pieces])
+        learned = np.concatenate([piece.learned for piece in pieces])
         width = self._stage.row_tokens
         offset = chance.randrange(width)
         num_rows = (len(tokens) - 1 - offset) // width
@@ -82,16 +89,33 @@ class Packer:
             epoch += 1
 
     def _pieces(self, chance: random.Random) -> list[Piece]:
-        code = [document for document in self._documents if document.kind == "code"]
-        prose = [document for document in self._documents if document.kind == "prose"]
-        pieces = [self._plain[document.path] for document in _sampled(code, self._stage.code, chance)]
-        pieces += [self._plain[document.path] for document in _sampled(prose, self._stage.prose, chance)]
-        pieces += [self.chat(turn) for turn in chat_turns(_sampled(code, self._stage.chat, chance), chance)]
-        pieces += [self.fim(gap) for gap in gaps(_sampled(code, self._stage.fim, chance), chance)]
+        stage, by_kind = self._stage, {"code": [], "prose": [], "own": []}  # type: dict[str, list[Document]]
+        for document in self._documents:
+            by_kind[document.kind].append(document)
+        shown = [
+            document
+            for kind, weight in (("code", stage.code), ("prose", stage.prose), ("own", stage.own))
+            for document in _sampled(by_kind[kind], weight, chance)
+        ]
+        pieces = [self._plain_of(document) for document in shown]
+        code = by_kind["code"]
+        pieces += [self.chat(turn) for turn in chat_turns(_sampled(code, stage.chat, chance), chance)]
+        pieces += [self.fim(gap) for gap in gaps(_sampled(code, stage.fim, chance), chance)]
         return pieces
+
+    def _plain_of(self, document: Document) -> Piece:
+        piece = self._plain.get(document.path)
+        if piece is None:
+            piece = self._plain[document.path] = self.plain(document.text)
+        return piece
 
     def _ids(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def _piece(shown: list[int], learned: list[int]) -> Piece:
+    flags = np.arange(len(shown) + len(learned)) >= len(shown)
+    return Piece(np.array(shown + learned, dtype=np.int64), flags)
 
 
 def _sampled(documents: list[Document], weight: float, chance: random.Random) -> list[Document]:

@@ -1,7 +1,7 @@
 """Every number of a training run, as data: shape, schedule, mixture.
 
 Read by all of tools/train. Whoever wants another model writes another Recipe; no other file holds a
-hyperparameter.
+hyperparameter of it.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,9 @@ class Stage:
     """A stretch of training on one mixture, its rate going linearly between two multiples of the recipe's.
 
     `code`, `prose`, `chat` and `fim` say how much of each kind of text an epoch holds: 2 shows every text
-    twice, 0.5 shows half of them. `time_share` is the stage's part of a time limit, if a run has one.
+    twice, 0.5 shows half of them; `own` is text that the teacher wrote. `teaching` is the share of a
+    target's weight that goes to the teacher's probabilities. `num_layers` is how many the network grows to
+    before it; 0 leaves them. `time_share` is the stage's part of a time limit, if a run has one.
     """
 
     name: str
@@ -39,8 +41,11 @@ class Stage:
     prose: float
     chat: float
     fim: float
+    own: float = 0.0
+    teaching: float = 0.0
     first_rate: float = 1.0
     last_rate: float = 0.0
+    num_layers: int = 0
     time_share: float = 1.0
 
     @property
@@ -50,11 +55,17 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """One model, from nothing to weights: warm-up, a stable rate, then falls to zero (WSD)."""
+    """One model, from nothing or from a smaller one to weights: warm-up, a stable rate, then falls (WSD).
+
+    `grown_from` names the recipe whose weights it begins with; `teacher` the one that stages may learn from,
+    and whose embedding it begins with.
+    """
 
     name: str
     shape: ModelShape
     stages: tuple[Stage, ...]
+    grown_from: str = ""
+    teacher: str = ""
     seed: int = 20
     num_threads: int = (
         1  # sums then have one order, so a run repeats bit for bit; and a shared machine stays usable
@@ -66,16 +77,64 @@ class Recipe:
     max_grad_norm: float = 1.0
 
 
-TINY = Recipe(
-    name="penstock-tiny",
+SPROUT = Recipe(
+    name="penstock-sprout",
     shape=ModelShape(),
     stages=(
-        Stage("stable", 541, 8, 512, code=1.0, prose=0.5, chat=0.0, fim=0.0, last_rate=1.0, time_share=0.7),
+        Stage("stable", 541, 8, 512, code=0.2, prose=0.1, chat=0.0, fim=0.0, last_rate=1.0, time_share=0.7),
         Stage("anneal", 188, 2, 2048, code=0.25, prose=0.05, chat=0.6, fim=0.1, time_share=0.22),
         Stage(
             "polish", 59, 2, 2048, code=0.1, prose=0.02, chat=0.3, fim=0.03, first_rate=0.3, time_share=0.08
         ),
-        Stage("again", 400, 8, 512, code=1.0, prose=0.4, chat=0.0, fim=0.0, first_rate=0.6, last_rate=0.6),
+        Stage("again", 400, 8, 512, code=0.2, prose=0.1, chat=0.0, fim=0.0, first_rate=0.6, last_rate=0.6),
         Stage("settle", 200, 2, 2048, code=0.4, prose=0.05, chat=0.6, fim=0.05, first_rate=0.6),
     ),
 )
+TINY = Recipe(
+    name="penstock-tiny",
+    shape=ModelShape(vocab_size=8192, num_layers=12),
+    grown_from=SPROUT.name,
+    warmup_steps=15,
+    muon_rate=0.012,
+    adam_rate=0.003,
+    stages=(
+        Stage("transfer", 240, 12, 256, 0.1, 0.03, 0, 0, last_rate=1.0, time_share=0.25),
+        Stage("stable", 2000, 8, 512, 0.1, 0.03, 0, 0, last_rate=1.0, num_layers=12, time_share=0.35),
+        Stage("anneal", 600, 4, 1024, 0.1, 0.02, chat=0.05, fim=0.05, time_share=0.4),
+    ),
+)
+SMALL = Recipe(
+    name="penstock-small",
+    shape=ModelShape(
+        vocab_size=8192,
+        hidden_size=512,
+        intermediate_size=1408,
+        num_layers=16,
+        num_heads=8,
+        num_kv_heads=4,
+    ),
+    stages=(
+        Stage("stable", 12000, 16, 1024, 0.1, 0.04, 0, 0, last_rate=1.0, time_share=0.75),
+        Stage("anneal", 4000, 8, 2048, 0.1, 0.03, chat=0.06, fim=0.06, time_share=0.25),
+    ),
+)
+DRAFT = Recipe(
+    name="penstock-draft",
+    shape=ModelShape(
+        vocab_size=8192,
+        hidden_size=128,
+        intermediate_size=384,
+        num_layers=2,
+        num_heads=2,
+        num_kv_heads=1,
+    ),
+    teacher=TINY.name,
+    warmup_steps=20,
+    muon_rate=0.02,
+    adam_rate=0.004,
+    stages=(
+        Stage("distil", 700, 8, 256, 0.05, 0, 0, 0, own=1.0, teaching=0.9, last_rate=1.0, time_share=0.4),
+        Stage("settle", 700, 8, 256, 0.05, 0, chat=0.01, fim=0, own=1.0, teaching=0.9, time_share=0.6),
+    ),
+)
+RECIPES = {recipe.name: recipe for recipe in (SPROUT, TINY, SMALL, DRAFT)}

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from tools.train.data import Document
+from tools.train.sources import Document
 
 BEGIN, END, PAD = "<|begin|>", "<|end|>", "<|pad|>"
 SYSTEM, USER, ASSISTANT, TOOL, TURN_END = (
@@ -19,23 +19,36 @@ SYSTEM, USER, ASSISTANT, TOOL, TURN_END = (
     "<|tool|>",
     "<|turn_end|>",
 )
+TOOL_CALL, TOOL_CALL_END = "<|tool_call|>", "<|tool_call_end|>"
 FIM_PREFIX, FIM_SUFFIX, FIM_MIDDLE = "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"
 SPECIAL_TOKENS = (
     *(BEGIN, END, PAD, SYSTEM, USER, ASSISTANT, TOOL, TURN_END, FIM_PREFIX, FIM_SUFFIX, FIM_MIDDLE),
-    *("<|tool_call|>", "<|tool_call_end|>", "<|think|>", "<|think_end|>"),
+    *(TOOL_CALL, TOOL_CALL_END, "<|think|>", "<|think_end|>"),
     *(f"<|reserved_{number}|>" for number in range(17)),
 )
 
 # Words take one leading space, digits come in threes, the spaces of an indentation stay one piece.
 _PIECES = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
+# Tools are listed as JSON, one a line, in a turn of the system; calls are JSON between two own tokens.
 CHAT_TEMPLATE = (
     "{{ bos_token }}"
+    "{% if tools %}{{ '<|system|>Tools:\\n' }}"
+    "{% for tool in tools %}{{ (tool['function'] if 'function' in tool else tool) | tojson }}"
+    "{{ '\\n' }}{% endfor %}"
+    "{{ '<|turn_end|>' }}{% endif %}"
     "{% for message in messages %}"
     "{% if message['role'] not in ['system', 'user', 'assistant', 'tool'] %}"
     "{{ raise_exception('unknown role ' + message['role'] + '; use system, user, assistant or tool') }}"
     "{% endif %}"
-    "{{ '<|' + message['role'] + '|>' + message['content'] + '<|turn_end|>' }}"
+    "{{ '<|' + message['role'] + '|>' }}{% if message['content'] %}{{ message['content'] }}{% endif %}"
+    "{% for call in message['tool_calls'] or [] %}"
+    "{% set function = call['function'] if 'function' in call else call %}"
+    "{{ '<|tool_call|>{\"name\": ' }}{{ function['name'] | tojson }}{{ ', \"arguments\": ' }}"
+    "{% if function['arguments'] is string %}{{ function['arguments'] }}"
+    "{% else %}{{ function['arguments'] | tojson }}{% endif %}{{ '}<|tool_call_end|>' }}"
+    "{% endfor %}"
+    "{{ '<|turn_end|>' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
@@ -64,6 +77,16 @@ def train_tokenizer(documents: Iterable[Document], vocab_size: int) -> Tokenizer
         special_tokens=[(BEGIN, tokenizer.token_to_id(BEGIN))],
     )
     return tokenizer
+
+
+def truncated(tokenizer: Tokenizer, vocab_size: int) -> Tokenizer:
+    """Give the tokenizer that training to `vocab_size` would have given: BPE only ever adds merges."""
+    stored = json.loads(tokenizer.to_str())
+    vocabulary = {token: number for token, number in stored["model"]["vocab"].items() if number < vocab_size}
+    stored["model"]["vocab"] = vocabulary
+    stored["model"]["merges"] = [pair for pair in stored["model"]["merges"] if "".join(pair) in vocabulary]
+    smaller: Tokenizer = Tokenizer.from_str(json.dumps(stored))
+    return smaller
 
 
 def special_ids(tokenizer: Tokenizer) -> dict[str, int]:

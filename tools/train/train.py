@@ -2,24 +2,29 @@
 
 Called by __main__.py. Everything a step does follows from the recipe, the corpus and the step's number;
 the checkpoint holds masters, moments and that number. A time limit may end a stage early; the numbers of
-steps that were then taken are in the log, and a recipe with those numbers repeats the run.
+steps that were then taken are in the log, and a recipe with those numbers repeats the run. A network grows
+where its recipe says so, and a stage's weights are kept when it ends, for a later run to go on from.
 """
 
 import json
 import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
-from tools.train.data import Document
 from tools.train.export import write_checkpoint
+from tools.train.grow import deepened, num_layers_of
 from tools.train.model import Decoder, init_weights
 from tools.train.optimizer import MixedOptimizer
 from tools.train.packing import Packer
 from tools.train.recipe import Recipe, Stage
+from tools.train.sources import Document
+from torch import Tensor
 
 _SAVE_EVERY_S = 60.0
 _MARGIN = 0.9  # of the time a stage may still take, when its steps are counted
@@ -40,6 +45,9 @@ class Places:
     def log(self) -> Path:
         return self.work / "log.jsonl"
 
+    def stage(self, name: str) -> Path:
+        return self.work / f"{name}.safetensors"
+
 
 @dataclass(slots=True)
 class Progress:
@@ -52,7 +60,10 @@ class Progress:
 
 
 class Run:
-    """One training run. `train` returns when the last stage is over and the checkpoint is written."""
+    """One training run. `train` returns when the last stage is over and the checkpoint is written.
+
+    `start` gives weights to begin with, under the names of Decoder: all of them, or an embedding alone.
+    """
 
     def __init__(
         self,
@@ -61,6 +72,8 @@ class Run:
         documents: list[Document],
         places: Places,
         *,
+        start: Callable[[], dict[str, Tensor]] | None = None,
+        teacher: Decoder | None = None,
         time_limit_s: float | None = None,
         is_compiled: bool = True,
         export_every_s: float = 300.0,
@@ -68,17 +81,29 @@ class Run:
         torch.set_num_threads(recipe.num_threads)
         self._recipe, self._tokenizer, self._documents, self._places = recipe, tokenizer, documents, places
         self._time_limit_s, self._export_every_s = time_limit_s, export_every_s
-        self._model = Decoder(recipe.shape)
-        init_weights(self._model, recipe.seed)
-        self._optimizer = MixedOptimizer(self._model, recipe)
-        self._model.bfloat16()
+        self._is_compiled, self._teacher = is_compiled, teacher
         self._progress = Progress()
-        self._loss: Callable[..., Any] = (
-            torch.compile(self._model.loss, dynamic=False) if is_compiled else self._model.loss
-        )
+        self._recent: deque[tuple[float, int]] = deque(
+            maxlen=40
+        )  # seconds and tokens of steps: the speed now
         self._places.work.mkdir(parents=True, exist_ok=True)
-        self._resume()
+        if self._places.state.is_file():
+            self._resume()
+        else:
+            self._places.log.unlink(missing_ok=True)
+            self._build(start() if start is not None else {})
         self._saved_s = self._exported_s = self._progress.elapsed_s
+
+    def _build(self, weights: dict[str, Tensor]) -> None:
+        num_layers = num_layers_of(weights) or self._recipe.shape.num_layers
+        self._model = Decoder(replace(self._recipe.shape, num_layers=num_layers))
+        init_weights(self._model, self._recipe.seed)
+        self._model.load_state_dict(weights, strict=num_layers_of(weights) > 0)
+        self._optimizer = MixedOptimizer(self._model, self._recipe)
+        self._model.bfloat16()
+        if self._is_compiled:
+            for layer in self._model.layers:
+                layer.compile(dynamic=False)
 
     def train(self) -> Progress:
         share = 0.0
@@ -98,28 +123,34 @@ class Run:
             planned[stage.name] = self._num_steps(stage, until_s)
         if done[stage.name] >= planned[stage.name]:
             return
+        if stage.num_layers > self._model.shape.num_layers:
+            self._build(deepened(self._optimizer.masters, stage.num_layers))
         for tokens, targets in self._batches(stage, done[stage.name]):
             if until_s is not None and stage.is_constant and self._progress.elapsed_s > until_s:
                 planned[stage.name] = done[stage.name]
             if done[stage.name] >= planned[stage.name]:
-                return
+                break
             fraction = done[stage.name] / planned[stage.name]
             scale = stage.first_rate + (stage.last_rate - stage.first_rate) * fraction
             warmup = min(1.0, (sum(done.values()) + 1) / self._recipe.warmup_steps)
             self._step(stage, done[stage.name], tokens, targets, scale * warmup)
             done[stage.name] += 1
             self._keep()
+        self._save()
+        weights = {name: tensor.bfloat16() for name, tensor in self._optimizer.masters.items()}
+        save_file(weights, self._places.stage(stage.name))
 
     def _step(
         self, stage: Stage, number: int, tokens: torch.Tensor, targets: torch.Tensor, scale: float
     ) -> None:
         started_s = time.monotonic()
-        loss = self._loss(tokens, targets)
+        loss = self._model.loss(tokens, targets, self._teacher, stage.teaching)
         loss.backward()
         norm = self._optimizer.step(scale)
         step_s = time.monotonic() - started_s
         self._progress.elapsed_s += step_s
         self._progress.num_tokens += tokens.numel()
+        self._recent.append((step_s, tokens.numel()))
         record = {
             "stage": stage.name,
             "step": number,
@@ -140,9 +171,10 @@ class Run:
     def _num_steps(self, stage: Stage, until_s: float | None) -> int:
         """Plan a stage: what the recipe says, or what the time allows at the speed so far."""
         progress = self._progress
-        if until_s is None or stage.is_constant or progress.num_tokens == 0:
+        if until_s is None or stage.is_constant or not self._recent:
             return stage.num_steps
-        step_s = progress.elapsed_s / progress.num_tokens * stage.rows_per_step * stage.row_tokens
+        seconds, tokens = (sum(column) for column in zip(*self._recent, strict=True))
+        step_s = seconds / tokens * stage.rows_per_step * stage.row_tokens
         return max(1, min(stage.num_steps, int(_MARGIN * (until_s - progress.elapsed_s) / step_s)))
 
     def _keep(self) -> None:
@@ -163,10 +195,8 @@ class Run:
         partial.replace(self._places.state)
 
     def _resume(self) -> None:
-        if not self._places.state.is_file():
-            self._places.log.unlink(missing_ok=True)
-            return
         state = torch.load(self._places.state, weights_only=True)
+        self._build(state["optimizer"]["masters"])
         self._optimizer.load_state(state["optimizer"])
         self._progress = Progress(**state["progress"])
         done = sum(self._progress.done.values())

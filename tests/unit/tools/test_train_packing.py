@@ -1,6 +1,7 @@
 """Rows of training: reproducible at any step, only answers learned, gaps that can be closed again."""
 
 import ast
+import json
 import random
 from itertools import islice
 
@@ -9,10 +10,10 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 from tools.train import tokenizer as names
-from tools.train.data import Document
 from tools.train.examples import Turn, chat_turns, functions, gaps
 from tools.train.packing import IGNORED, Packer
 from tools.train.recipe import Stage
+from tools.train.sources import Document
 
 MODULE = '''\
 import os
@@ -105,7 +106,7 @@ def test_the_chat_template_writes_what_training_showed(tokenizer: Tokenizer, pac
     template = jinja2.Environment().from_string(names.CHAT_TEMPLATE)
     prompt = template.render(messages=messages, bos_token=names.BEGIN, add_generation_prompt=True)
 
-    assert tokenizer.encode(prompt, add_special_tokens=False).ids == piece.tokens[: piece.learned.index(True)]
+    assert tokenizer.encode(prompt, add_special_tokens=False).ids == list(piece.tokens[~piece.learned])
 
 
 def test_functions_without_a_docstring_are_left_out(documents: list[Document]) -> None:
@@ -138,7 +139,40 @@ def test_turns_ask_for_code_and_for_explanations(documents: list[Document]) -> N
     explained = [turn for turn in turns if turn.answer.startswith("Return the ")]
 
     assert len(turns) == 48
-    assert 0.15 < len(explained) / len(turns) < 0.55
+    assert 0.05 < len(explained) / len(turns) < 0.45
+    assert 0 < sum(turn.is_call for turn in turns) < 24
+
+
+def test_a_call_names_the_tool_and_gives_the_arguments_that_were_asked_for(documents: list[Document]) -> None:
+    calls = [turn for turn in chat_turns(documents * 4, random.Random(6)) if turn.is_call]
+
+    for turn in calls:
+        tool, call = json.loads(turn.tools), json.loads(turn.answer)
+        assert call["name"] == tool["name"]
+        assert list(call["arguments"]) == tool["parameters"]["required"]
+        assert all(
+            f"{name} = {json.dumps(value)}" in turn.question for name, value in call["arguments"].items()
+        )
+
+
+def test_the_chat_template_writes_tools_and_calls_as_training_showed(
+    tokenizer: Tokenizer, packer: Packer
+) -> None:
+    tool = {"name": "area", "description": "Return the area."}
+    call = {"name": "area", "arguments": {"width": 3}}
+    piece = packer.chat(Turn("Use area: width = 3", json.dumps(call), json.dumps(tool), is_call=True))
+    environment = jinja2.Environment()
+    environment.filters["tojson"] = json.dumps
+    text = environment.from_string(names.CHAT_TEMPLATE).render(
+        bos_token=names.BEGIN,
+        tools=[{"type": "function", "function": tool}],
+        messages=[
+            {"role": "user", "content": "Use area: width = 3"},
+            {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": call}]},
+        ],
+    )
+
+    assert tokenizer.encode(text, add_special_tokens=False).ids == list(piece.tokens)
 
 
 def test_a_tokenizer_that_lacks_a_special_token_is_refused() -> None:

@@ -1,11 +1,12 @@
 """A killed training run goes on bit for bit. Needs torch; a network of a few thousand weights."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tools.train.data import Document
-from tools.train.recipe import TINY, ModelShape, Recipe, Stage
+from tools.train.recipe import DRAFT, TINY, ModelShape, Recipe, Stage
+from tools.train.sources import Document
 from tools.train.tokenizer import train_tokenizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.oracle]
@@ -20,7 +21,7 @@ RECIPE = replace(
     warmup_steps=2,
     stages=(
         Stage("stable", 5, 2, 32, code=1.0, prose=1.0, chat=0.0, fim=0.0, last_rate=1.0),
-        Stage("anneal", 4, 2, 32, code=1.0, prose=0.0, chat=1.0, fim=1.0),
+        Stage("anneal", 4, 2, 32, code=1.0, prose=0.0, chat=1.0, fim=1.0, num_layers=5),
     ),
 )
 FUNCTION = 'def area_{number}(width, height):\n    """Return the area."""\n    return width * height\n'
@@ -74,3 +75,48 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
 
     assert resumed == whole
     assert len(places.log.read_text().splitlines()) == 9
+
+
+def test_a_network_that_grows_says_so_in_its_configuration(tmp_path: Path) -> None:
+    _export(tmp_path, RECIPE)
+
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["num_hidden_layers"] == 5
+    assert {file.stem for file in (tmp_path / "work").glob("*.safetensors")} == {"stable", "anneal"}
+
+
+def test_two_hundred_steps_of_the_draft_and_a_kill_give_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shape that ships, compiled, as the command runs it."""
+    from tools.train.train import Places, Run
+
+    recipe = replace(
+        DRAFT,
+        teacher="",
+        shape=replace(DRAFT.shape, vocab_size=420),
+        stages=(Stage("corpus", 200, 2, 64, code=1.0, prose=0.0, chat=0.0, fim=0.0),),
+    )
+    tokenizer = train_tokenizer(DOCUMENTS, recipe.shape.vocab_size)
+
+    def made(folder: Path) -> bytes:
+        Run(recipe, tokenizer, DOCUMENTS, Places(folder, folder / "model")).train()
+        return (folder / "model" / "model.safetensors").read_bytes()
+
+    class KilledError(Exception):
+        pass
+
+    keep = Run._keep
+
+    def keep_then_die(run: Run) -> None:
+        keep(run)
+        if run._progress.done["corpus"] == 120:
+            run._save()
+            raise KilledError
+
+    first, second = made(tmp_path / "first"), made(tmp_path / "second")
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "_keep", keep_then_die)
+        with pytest.raises(KilledError):
+            made(tmp_path / "killed")
+
+    assert first == second == made(tmp_path / "killed")

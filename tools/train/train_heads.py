@@ -1,0 +1,98 @@
+"""Train the speculation heads on a frozen network: seeded, from nothing, in one go of a few minutes.
+
+Called by __main__.py. The target's own text comes first, because that is what heads must guess; a part of the
+corpus keeps them general. Writes `heads/medusa.safetensors` and `heads/eagle.safetensors` beside the weights.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tools.train.heads import CHAIN, FeatureHead, MedusaHeads
+from tools.train.model import Decoder, document_mask
+from tools.train.optimizer import MixedOptimizer
+from tools.train.packing import IGNORED, Packer
+from tools.train.recipe import TINY, Stage
+from tools.train.sources import Document
+from tools.train.token_loss import token_loss
+from torch import Tensor, nn
+from torch.nn.functional import smooth_l1_loss
+
+_STAGE = Stage("heads", 300, 8, 256, code=0.02, prose=0.0, chat=0.0, fim=0.0, own=1.0)
+_UNROLLED = 2
+_FEATURE_WEIGHT = 1.0
+_RECIPE = replace(TINY, muon_rate=0.01, adam_rate=0.002, warmup_steps=20)
+
+
+def train_heads(
+    target: Decoder,
+    tokenizer: Tokenizer,
+    documents: Sequence[Document],
+    folder: Path,
+    log: Path,
+    *,
+    num_steps: int = _STAGE.num_steps,
+    max_minutes: float | None = None,
+) -> None:
+    """Train both kinds at once, so that the target runs once for both; store them in bfloat16."""
+    torch.set_num_threads(1)
+    torch.manual_seed(_RECIPE.seed)
+    target.requires_grad_(requires_grad=False)
+    heads = nn.ModuleDict({"medusa": MedusaHeads(target.shape), "eagle": FeatureHead(target.shape)})
+    optimizer = MixedOptimizer(heads, _RECIPE)
+    heads.bfloat16()
+    batches = Packer(tokenizer, documents, _STAGE, seed=_RECIPE.seed).batches(0)
+    started_s = time.monotonic()
+    log.unlink(missing_ok=True)
+    for step in range(num_steps):
+        fraction = step / num_steps
+        if max_minutes is not None:
+            fraction = max(fraction, (time.monotonic() - started_s) / (60 * max_minutes))
+        if fraction >= 1:
+            break
+        tokens, targets = (torch.from_numpy(array) for array in next(batches))
+        losses = _losses(target, heads, tokens, targets)
+        torch.stack(list(losses.values())).sum().backward()
+        optimizer.step(min(1.0, (step + 1) / _RECIPE.warmup_steps) * (1 - fraction))
+        record = {"step": step, **{name: round(loss.item(), 4) for name, loss in losses.items()}}
+        with log.open("a") as file:
+            file.write(json.dumps({**record, "elapsed_s": round(time.monotonic() - started_s, 1)}) + "\n")
+    _store(heads, folder)
+
+
+def _losses(target: Decoder, heads: nn.ModuleDict, tokens: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    with torch.no_grad():
+        hidden = target(tokens, document_mask(tokens))
+        embedded = target.embed_tokens(tokens)
+    embedding = target.embed_tokens.weight
+    losses = {}
+    for number, feature in enumerate(heads["medusa"](hidden)):
+        wanted = _shifted(targets, number + 1)
+        losses[f"medusa_{number}"] = token_loss(feature.flatten(0, 1), embedding, wanted.flatten())
+    features = heads["eagle"](hidden, embedded, _UNROLLED)
+    for step, feature in enumerate(features):
+        length = feature.shape[1]
+        truth = hidden[:, step + 1 : step + 1 + length]
+        wanted = targets[:, step + 1 : step + 1 + length]
+        taught = (truth.flatten(0, 1), embedding, 0.9)
+        losses[f"eagle_{step}"] = token_loss(feature.flatten(0, 1), embedding, wanted.flatten(), taught)
+        losses[f"feature_{step}"] = _FEATURE_WEIGHT * smooth_l1_loss(feature.float(), truth.float())
+    return losses
+
+
+def _shifted(targets: Tensor, places: int) -> Tensor:
+    shifted = torch.full_like(targets, IGNORED)
+    shifted[:, :-places] = targets[:, places:]
+    return shifted
+
+
+def _store(heads: nn.ModuleDict, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, head in heads.items():
+        weights = {key: tensor.detach().bfloat16().contiguous() for key, tensor in head.state_dict().items()}
+        save_file(weights, folder / f"{name}.safetensors", metadata={"format": "pt", "chain": str(CHAIN)})
