@@ -7,10 +7,12 @@ where its recipe says so, and a stage's weights are kept when it ends, for a lat
 """
 
 import json
+import statistics
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -173,8 +175,8 @@ class Run:
         progress = self._progress
         if until_s is None or stage.is_constant or not self._recent:
             return stage.num_steps
-        seconds, tokens = (sum(column) for column in zip(*self._recent, strict=True))
-        step_s = seconds / tokens * stage.rows_per_step * stage.row_tokens
+        token_s = statistics.median(seconds / tokens for seconds, tokens in self._recent)
+        step_s = token_s * stage.rows_per_step * stage.row_tokens
         return max(1, min(stage.num_steps, int(_MARGIN * (until_s - progress.elapsed_s) / step_s)))
 
     def _keep(self) -> None:
@@ -202,3 +204,6 @@ class Run:
         done = sum(self._progress.done.values())
         lines = self._places.log.read_text().splitlines(keepends=True)[:done]
         self._places.log.write_text("".join(lines))
+        records = [json.loads(line) for line in lines[-41:]]
+        for before, after in pairwise(records):
+            self._recent.append((after["step_s"], after["num_tokens"] - before["num_tokens"]))
