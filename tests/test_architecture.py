@@ -41,6 +41,7 @@ ONLY_IN = {  # an outside package is known in one place
     "zmq": "engine",
     "tokenizers": "text",
     "jinja2": "text",
+    "llguidance": "text",
     "huggingface_hub": "engine.locate",
     # engine.build makes the pool that loading and running share
     "penstock._native": "backends.cpu weights kv.codecs sampling engine.build",

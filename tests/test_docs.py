@@ -36,7 +36,11 @@ PAGES = sorted(
     for path in ROOT.glob(pattern)
 )
 SHOWN = [ROOT / "README.md", *sorted((ROOT / "docs" / "guides").glob("*.md"))]
-RUN_PYTHON = [ROOT / "README.md", ROOT / "docs" / "guides" / "quickstart.md"]
+RUN_PYTHON = [
+    ROOT / "README.md",
+    ROOT / "docs" / "guides" / "quickstart.md",
+    ROOT / "docs" / "guides" / "structured-outputs.md",
+]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")

@@ -13,9 +13,16 @@ if TYPE_CHECKING:
     from penstock.config import EngineConfig
     from penstock.engine.llm import LLM
     from penstock.errors import PenstockError
-    from penstock.request import RequestOutput, SamplingParams
+    from penstock.request import RequestOutput, SamplingParams, StructuredOutputsParams
 
-__all__ = ["LLM", "EngineConfig", "PenstockError", "RequestOutput", "SamplingParams"]
+__all__ = [
+    "LLM",
+    "EngineConfig",
+    "PenstockError",
+    "RequestOutput",
+    "SamplingParams",
+    "StructuredOutputsParams",
+]
 
 _HOMES = {
     "LLM": "engine.llm",
@@ -23,6 +30,7 @@ _HOMES = {
     "PenstockError": "errors",
     "RequestOutput": "request",
     "SamplingParams": "request",
+    "StructuredOutputsParams": "request",
 }
 
 

@@ -86,6 +86,7 @@ class Request:
     cache_salt: str = ""
     bad_token_ids: tuple[tuple[int, ...], ...] = ()  # bad_words: the last id is banned after the rest
     grammar: GrammarSpec | None = None
+    is_ready: bool = True  # False: its grammar is being built; it waits and is passed over
     output_tokens: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     num_computed_tokens: int = 0

@@ -113,6 +113,7 @@ class RequestDelta(msgspec.Struct, frozen=True, array_like=True):
     num_preemptions: int = 0
     first_scheduled_s: float | None = None
     text: str | None = None  # of a request with stop strings: what became certain with these tokens
+    ends_with_stop_id: bool = False  # the last token is a stop id, which is shown only where that was asked
 
 
 class Executor(Protocol):

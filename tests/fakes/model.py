@@ -38,6 +38,10 @@ def expected_tokens(
     return tokens[len(prompt) :]
 
 
+def is_allowed(mask: np.ndarray | None, token: int) -> bool:
+    return mask is None or bool(int(mask[token // 32]) >> token % 32 & 1)
+
+
 class FakeModel:
     """Key-value memory that remembers which token of which position was written where."""
 
@@ -117,7 +121,10 @@ class FakeExecutor:
             sampled[r] = draw(
                 seen[row], int(sampling.seed[r]), int(sampling.position[r]), self.model.vocab_size
             )
-            while int(sampled[r]) in banned:
+            allowed = None if sampling.allowed is None else sampling.allowed[r]
+            for _ in range(self.model.vocab_size):
+                if int(sampled[r]) not in banned and is_allowed(allowed, int(sampled[r])):
+                    break
                 sampled[r] = (sampled[r] + 1) % self.model.vocab_size
             if sampling.target[r] >= 0:
                 sampled[r] = sampling.target[r]

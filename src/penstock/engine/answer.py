@@ -20,6 +20,7 @@ class _Choice:
     __slots__ = (
         "cumulative_logprob",
         "detokenizer",
+        "ends_with_stop_id",
         "finish_reason",
         "is_told",
         "last_token_s",
@@ -39,6 +40,7 @@ class _Choice:
         self.detokenizer: Detokenizer | None = None
         self.finish_reason: str | None = None
         self.stop_reason: int | str | None = None
+        self.ends_with_stop_id = False
         self.is_told = False  # that it has ended
         self.last_token_s: float | None = None
         self.num_cached_tokens = 0
@@ -117,6 +119,7 @@ class Answer:
             self._prompt_logprobs += delta.prompt_logprobs
         if delta.finish_reason is not None:
             choice.finish_reason, choice.stop_reason = delta.finish_reason, delta.stop_reason
+            choice.ends_with_stop_id = delta.ends_with_stop_id
             self._num_open -= 1
         return self._measure(choice, delta, now_s)
 
@@ -163,7 +166,7 @@ class Answer:
                 self._tokenizer, skip_special=self._params.skip_special_tokens
             )
         shown = choice.tokens
-        if choice.finish_reason == "stop" and not self._params.include_stop_str_in_output:
+        if choice.ends_with_stop_id and not self._params.include_stop_str_in_output:
             shown = shown[:-1]
         text = detokenizer.feed(shown)
         return text if choice.finish_reason is None else text + detokenizer.flush()

@@ -1,13 +1,22 @@
 """Loaded model -> EngineCore: KV manager, policy, scheduler and inputs around one executor."""
 
+from collections.abc import Collection
+from functools import partial
+
+from penstock.engine.admission import eos_ids_of
 from penstock.engine.build import Loaded
 from penstock.engine.core import EngineCore
+from penstock.engine.grammars import Grammars
 from penstock.engine.inputs import InputBuilder
 from penstock.engine.output_text import StopFinder
 from penstock.kv.groups import make_groups
 from penstock.kv.manager import KVManager
 from penstock.scheduler.policy import POLICIES
 from penstock.scheduler.scheduler import Scheduler
+from penstock.text.grammar_compiler import GrammarCompiler
+from penstock.text.grammar_prover import GrammarProver
+from penstock.text.grammar_tokens import vocabulary_of
+from penstock.text.tokenizer import Tokenizer
 
 
 def make_core(loaded: Loaded) -> EngineCore:
@@ -21,12 +30,34 @@ def make_core(loaded: Loaded) -> EngineCore:
         cache_key=plan.kv_dtype,
     )
     stops = StopFinder(loaded.tokenizer)
+    grammars = make_grammars(loaded.tokenizer, spec.vocab_size, eos_ids_of(loaded.defaults, loaded.tokenizer))
     scheduler = Scheduler(
         kv,
         POLICIES[plan.policy](),
         max_step_tokens=plan.max_step_tokens,
         max_requests=plan.max_requests,
         find_stop=stops,
+        guide=grammars.guide,
     )
-    inputs = InputBuilder(scheduler.requests, num_groups=len(plan.num_kv_blocks), vocab_size=spec.vocab_size)
-    return EngineCore(scheduler, inputs, loaded.executor.forward, stops=stops)
+    inputs = InputBuilder(
+        scheduler.requests,
+        num_groups=len(plan.num_kv_blocks),
+        vocab_size=spec.vocab_size,
+        grammars=grammars,
+    )
+    return EngineCore(scheduler, inputs, loaded.executor.forward, stops=stops, grammars=grammars)
+
+
+def make_grammars(tokenizer: Tokenizer, vocab_size: int, eos_ids: Collection[int]) -> Grammars:
+    """Builds nothing before the first grammar comes."""
+
+    def make_compiler() -> GrammarCompiler:
+        vocabulary = vocabulary_of(tokenizer, vocab_size, eos_ids)
+        return GrammarCompiler(vocabulary, partial(tokenizer.encode, add_special=False))
+
+    return Grammars(make_compiler, vocab_size=vocab_size, eos_ids=sorted(eos_ids))
+
+
+def make_prover(tokenizer: Tokenizer, vocab_size: int, eos_ids: Collection[int]) -> GrammarProver:
+    """For the side that admits requests: its worker starts with the first grammar."""
+    return GrammarProver(lambda: vocabulary_of(tokenizer, vocab_size, eos_ids))

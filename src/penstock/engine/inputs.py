@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from penstock.engine.grammars import Grammars
 from penstock.request import Request, SamplingParams
 from penstock.sampling.params import banned_now
-from penstock.sampling.rows import RowRequest, make_rows
+from penstock.sampling.rows import Mask, RowRequest, make_rows
 from penstock.step import Drawn, Schedule, ScheduledRequest, StepInput, StepOutput
 
 TokenLogprobs = dict[int, tuple[float, int]]
@@ -54,8 +55,16 @@ class _Lists:
 class InputBuilder:
     """`requests` is the scheduler's view of all unfinished requests. Called from one thread."""
 
-    def __init__(self, requests: Mapping[str, Request], *, num_groups: int, vocab_size: int) -> None:
+    def __init__(
+        self,
+        requests: Mapping[str, Request],
+        *,
+        num_groups: int,
+        vocab_size: int,
+        grammars: Grammars | None = None,
+    ) -> None:
         self._requests = requests
+        self._grammars = grammars
         self._vocab_size = vocab_size
         self._slots: dict[str, _Slot] = {}
         self._free_slots: list[int] = []
@@ -98,10 +107,10 @@ class InputBuilder:
                 last_row = first_row + num_tokens - 1
                 if num_drawn == 1:
                     logit_rows.append(last_row)
-                    entries.append(_draw_row(request, slot))
+                    entries.append(self._draw_row(request, slot))
                 else:
                     logit_rows += range(last_row - num_drawn + 1, last_row + 1)
-                    entries += _draft_rows(request, slot, scheduled)
+                    entries += self._draft_rows(request, slot, scheduled)
                 has_logprobs = has_logprobs or slot.row.num_logprobs >= 0
             rows.append((num_scored, num_drawn))
         return self._arrays(lists), Layout(rows, entries, has_logprobs)
@@ -179,6 +188,38 @@ class InputBuilder:
         self._slots[request.request_id] = slot
         return slot
 
+    def _draw_row(self, request: Request, slot: _Slot) -> RowRequest:
+        row = slot.row
+        row.position = len(request.output_tokens)
+        if slot.changes_bans:
+            row.banned = _banned_ids(request, request.output_tokens)
+        if request.grammar is not None and self._grammars is not None:
+            row.mask = self._grammars.mask(request)
+        return row
+
+    def _draft_rows(self, request: Request, slot: _Slot, scheduled: ScheduledRequest) -> list[RowRequest]:
+        """One row after each draft, each with the history it would have without drafting."""
+        drafts = scheduled.draft_tokens
+        masks: Sequence[Mask | None] = [None] * (len(drafts) + 1)
+        if request.grammar is not None and self._grammars is not None:
+            masks = self._grammars.masks_after(request, drafts)
+        rows: list[RowRequest] = []
+        for count, mask in enumerate(masks):
+            output_tokens = [*request.output_tokens, *drafts[:count]]
+            rows.append(
+                RowRequest(
+                    params=request.params,
+                    seed=request.seed,
+                    position=len(output_tokens),
+                    prompt_tokens=request.prompt_tokens,
+                    output_tokens=output_tokens,
+                    banned=_banned_ids(request, output_tokens),
+                    num_logprobs=slot.row.num_logprobs,
+                    mask=mask,
+                )
+            )
+        return rows
+
     def _write_tables(self, slot: _Slot, block_ids: tuple[tuple[int, ...], ...]) -> None:
         """Places beyond the request's own keep old numbers: no row looks there."""
         num_places = len(block_ids[0])
@@ -189,33 +230,6 @@ class InputBuilder:
                 self._tables[g][:, : table.shape[1]] = table
             self._tables[g][slot.index, :num_places] = ids
         slot.block_ids = block_ids
-
-
-def _draw_row(request: Request, slot: _Slot) -> RowRequest:
-    row = slot.row
-    row.position = len(request.output_tokens)
-    if slot.changes_bans:
-        row.banned = _banned_ids(request, request.output_tokens)
-    return row
-
-
-def _draft_rows(request: Request, slot: _Slot, scheduled: ScheduledRequest) -> list[RowRequest]:
-    """One row after each draft, each with the history it would have without drafting."""
-    rows: list[RowRequest] = []
-    for count in range(len(scheduled.draft_tokens) + 1):
-        output_tokens = [*request.output_tokens, *scheduled.draft_tokens[:count]]
-        rows.append(
-            RowRequest(
-                params=request.params,
-                seed=request.seed,
-                position=len(output_tokens),
-                prompt_tokens=request.prompt_tokens,
-                output_tokens=output_tokens,
-                banned=_banned_ids(request, output_tokens),
-                num_logprobs=slot.row.num_logprobs,
-            )
-        )
-    return rows
 
 
 def _score_row(request: Request, place: int) -> RowRequest:

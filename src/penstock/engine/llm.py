@@ -11,13 +11,14 @@ from typing import Any
 from penstock.config import from_mapping
 from penstock.engine.admission import Admission, default_params, eos_ids_of
 from penstock.engine.answer import Answer
-from penstock.engine.assemble import make_core
+from penstock.engine.assemble import make_core, make_prover
 from penstock.engine.build import Loaded, load_model
 from penstock.engine.interrupt import DeferredInterrupt
 from penstock.engine.progress import show_progress
 from penstock.engine.prompts import Conversation, Prompt, PromptReader, ReadPrompt
 from penstock.errors import EngineError, InvalidRequestError
 from penstock.request import Request, RequestOutput, SamplingParams
+from penstock.text.grammar import spec_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ class LLM:
             eos_ids=eos_ids_of(loaded.defaults, loaded.tokenizer),
             seed=loaded.plan.seed,
         )
+        self._prover = make_prover(loaded.tokenizer, loaded.spec.vocab_size, self._admission.eos_ids)
 
     def generate(
         self,
@@ -172,6 +174,9 @@ class LLM:
             )
         calls: list[_Open] = []
         for prompt, one, one_priority in zip(prompts, params, priorities, strict=True):
+            grammar = spec_of(one.structured_outputs)
+            if grammar is not None:
+                self._prover.prove(grammar)
             call_id = str(self._num_calls)
             self._num_calls += 1
             requests = self._admission.admit(

@@ -85,7 +85,7 @@ class StopFinder:
             return delta
         finish_reason, stop_reason = delta.finish_reason, delta.stop_reason
         if finish_reason is not None:
-            if finish_reason == "stop" and text.stop is None and text.includes_stop:
+            if delta.ends_with_stop_id and text.includes_stop:
                 text.feed(delta.tokens[-1])  # the id that ended it: nobody asked for its text before
             text.finish()
             if finish_reason == "length" and text.stop is not None:

@@ -6,6 +6,8 @@ request has computed tokens and is given some more. Plain integers; knows no tex
 
 import bisect
 from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from typing import NamedTuple
 
 from penstock.errors import ConfigError, ContextLengthError, EngineError, InvalidRequestError
 from penstock.kv.manager import KVManager
@@ -14,6 +16,24 @@ from penstock.scheduler.budget import Budget
 from penstock.scheduler.policy import SchedulingPolicy
 from penstock.step import Drawn, RequestDelta, Schedule, ScheduledRequest
 
+
+class Guidance(Enum):
+    """What a request's grammar says of a token that was drawn for it."""
+
+    GO_ON = "go on"
+    COMPLETE = "complete"  # the text is whole with it, and nothing may follow
+    STUCK = "stuck"  # it fits, and nothing can follow
+    REFUSED = "refused"  # it does not fit: nothing was allowed
+
+
+class _End(NamedTuple):
+    finish_reason: str
+    stop_reason: int | str | None = None
+    is_stop_id: bool = False
+
+
+Guide = Callable[[Request, int], Guidance]  # asked once for each token, before it is appended
+DEAD_END = "grammar_dead_end"
 StopChecker = Callable[[Request], str | None]  # the stop string that the latest output token completed
 MAX_SCORED_ROWS = 256  # per step; their logits are 256 x V x 4 bytes: 128 MiB at V = 128,256
 
@@ -54,6 +74,7 @@ class Scheduler:
         max_step_tokens: int,
         max_requests: int,
         find_stop: StopChecker | None = None,
+        guide: Guide | None = None,
         max_scored_rows: int = MAX_SCORED_ROWS,
     ) -> None:
         if max_step_tokens < max_requests:
@@ -67,6 +88,7 @@ class Scheduler:
         self._max_requests = max_requests
         self._max_scored_rows = max_scored_rows
         self._find_stop = find_stop
+        self._guide = guide
         self._requests: dict[str, Request] = {}
         self._waiting: dict[str, Request] = {}
         self._running: dict[str, Request] = {}  # longest-running first
@@ -95,6 +117,11 @@ class Scheduler:
         """The longest prompt and output together, up to `most`, that `add` does not refuse."""
         # the last token of a request is never computed: the first length that does not fit is one too many
         return bisect.bisect_left(range(most), True, lo=1, key=lambda n: not self._kv.fits_ever(n))
+
+    @property
+    def has_ready(self) -> bool:
+        """Whether a step has something to do: not all that is here waits for its grammar."""
+        return bool(self._running) or any(request.is_ready for request in self._waiting.values())
 
     def add(self, request: Request) -> None:
         """Queue a request. Refused: an id in use, and what can never fit (ContextLengthError)."""
@@ -149,15 +176,15 @@ class Scheduler:
             tokens = result.tokens
             if scheduled.draft_tokens:
                 tokens = accept(scheduled.draft_tokens, tokens)
-            num_kept, finish_reason, stop_reason = self._append(request, tokens)
+            num_kept, end = self._append(request, tokens)
             num_wrong = len(scheduled.draft_tokens) + 1 - num_kept if scheduled.draft_tokens else 0
             request.num_computed_tokens += scheduled.num_tokens - num_wrong
             if result.prompt_logprobs:
                 request.num_scored_tokens += len(result.prompt_logprobs)
             self._kv.commit(request)
-            if finish_reason is not None:
+            if end is not None:
                 self._end(request)
-            if num_kept or finish_reason is not None or result.prompt_logprobs:
+            if num_kept or end is not None or result.prompt_logprobs:
                 logprobs = result.logprobs
                 deltas.append(
                     RequestDelta(
@@ -165,11 +192,12 @@ class Scheduler:
                         tokens if num_kept == len(tokens) else tokens[:num_kept],
                         None if logprobs is None else logprobs[:num_kept],
                         result.prompt_logprobs,
-                        finish_reason,
-                        stop_reason,
+                        None if end is None else end.finish_reason,
+                        None if end is None else end.stop_reason,
                         request.num_cached_tokens,
                         request.num_preemptions,
                         request.first_scheduled_s,
+                        ends_with_stop_id=end is not None and end.is_stop_id,
                     )
                 )
         return deltas
@@ -241,6 +269,8 @@ class Scheduler:
         for request in sorted(self._waiting.values(), key=lambda r: policy.admission_key(r, now_s)):
             if len(self._running) >= self._max_requests or budget.tokens == 0:
                 return
+            if not request.is_ready:
+                continue
             hit = self._kv.find_prefix(request)
             if hit.is_growing:
                 continue  # what it would compute is being computed: next step it takes it over
@@ -275,19 +305,27 @@ class Scheduler:
             request_id, request.num_computed_tokens, num_tokens, self._kv.block_ids(request)
         )
 
-    def _append(self, request: Request, tokens: Sequence[int]) -> tuple[int, str | None, int | str | None]:
-        """Append tokens up to the one that ends the request: how many, finish_reason, stop_reason."""
+    def _append(self, request: Request, tokens: Sequence[int]) -> tuple[int, _End | None]:
+        """Append tokens up to the one that ends the request: how many, and how it ends."""
+        guidance = Guidance.GO_ON
         for count, token in enumerate(tokens, 1):
+            if request.grammar is not None and self._guide is not None:
+                guidance = self._guide(request, token)
+                if guidance is Guidance.REFUSED:
+                    return count - 1, _End("error", DEAD_END)
             request.append(token)
             if token in request.stop_ids:
-                return count, "stop", token if token in request.params.stop_token_ids else None
+                reason = token if token in request.params.stop_token_ids else None
+                return count, _End("stop", reason, is_stop_id=True)
             if request.params.stop and self._find_stop is not None:
                 stop = self._find_stop(request)
                 if stop is not None:
-                    return count, "stop", stop
+                    return count, _End("stop", stop)
+            if guidance is not Guidance.GO_ON:
+                return count, _End("stop") if guidance is Guidance.COMPLETE else _End("error", DEAD_END)
             if len(request.output_tokens) >= request.max_output_tokens:
-                return count, "length", None
-        return len(tokens), None, None
+                return count, _End("length")
+        return len(tokens), None
 
     def _preempt(self, request: Request) -> None:
         """Its blocks are free, its tokens stay: recomputing them gives the same bits."""

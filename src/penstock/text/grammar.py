@@ -11,8 +11,8 @@ from typing import Any
 
 from penstock.errors import GrammarLimitError, InvalidRequestError
 from penstock.request import GrammarSpec, StructuredOutputsParams
-from penstock.text.json_schema import check_schema
-from penstock.text.pattern import check_pattern
+from penstock.text.json_schema import check_schema, with_ascii_classes_in_patterns
+from penstock.text.pattern import check_pattern, with_ascii_classes
 
 MAX_SCHEMA_BYTES = 64 * 1024
 MAX_PATTERN_BYTES = 4 * 1024
@@ -26,6 +26,12 @@ def spec_of(
     """The one grammar that is asked for, or None. `param` is what the user calls it, for messages."""
     if asked is None:
         return None
+    if not isinstance(asked, StructuredOutputsParams):
+        raise InvalidRequestError(
+            f"{param} is {type(asked).__name__}; give StructuredOutputsParams.",
+            param=param,
+            code="invalid_type",
+        )
     given = {
         "json": asked.json,
         "regex": asked.regex,
@@ -74,6 +80,7 @@ def json_schema_spec(schema: str | Mapping[str, Any], *, param: str) -> GrammarS
     else:
         value = schema
     check_schema(value, param=param)
+    value = with_ascii_classes_in_patterns(value)
     try:
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -85,10 +92,13 @@ def json_schema_spec(schema: str | Mapping[str, Any], *, param: str) -> GrammarS
 
 
 def regex_spec(pattern: str, *, param: str) -> GrammarSpec:
-    """Texts that the pattern (Rust's syntax) matches as a whole; ^ before and $ behind it change nothing."""
+    """Texts that the pattern, in Rust's syntax, matches as a whole: ^ before and $ behind it change nothing.
+
+    Its classes of digits and word letters are ASCII's.
+    """
     _bound(pattern, MAX_PATTERN_BYTES, "the pattern", param)
     check_pattern(pattern, param=param)
-    return GrammarSpec("regex", pattern)
+    return GrammarSpec("regex", with_ascii_classes(pattern))
 
 
 def choice_spec(choices: Sequence[str], *, param: str) -> GrammarSpec:

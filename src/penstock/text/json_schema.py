@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from penstock.errors import GrammarLimitError, InvalidRequestError
-from penstock.text.pattern import check_pattern
+from penstock.text.pattern import check_pattern, with_ascii_classes
 
 MAX_DEPTH = 32
 MAX_PROPERTIES = 5_000
@@ -48,6 +48,27 @@ def check_schema(schema: Any, *, param: str) -> None:  # Any: foreign JSON
             f"{param} is {type(schema).__name__}; a JSON schema is an object.", param=param
         )
     _Check(schema, param).schema(schema, "#", 1)
+
+
+def with_ascii_classes_in_patterns(schema: Any) -> Any:  # Any: a checked JSON schema
+    """The same schema, its patterns' classes written out."""
+    if isinstance(schema, list):
+        return [with_ascii_classes_in_patterns(child) for child in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    made: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key == "pattern" and isinstance(value, str):
+            made[key] = with_ascii_classes(value)
+        elif key == "patternProperties" and isinstance(value, Mapping):
+            made[key] = {
+                with_ascii_classes(name): with_ascii_classes_in_patterns(child)
+                for name, child in value.items()
+            }
+        else:
+            is_value = key in ("enum", "const", "default", "examples", "example")
+            made[key] = value if is_value else with_ascii_classes_in_patterns(value)
+    return made
 
 
 class _Check:

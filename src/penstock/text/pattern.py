@@ -13,6 +13,7 @@ from penstock.errors import GrammarLimitError
 MAX_STATES = 100_000
 MAX_GROUPS = 64  # nested
 
+_ASCII_CLASSES = {"d": "0-9", "w": "0-9A-Za-z_", "D": "^0-9", "W": "^0-9A-Za-z_"}
 _QUANTIFIER = re.compile(r"[*+?]|\{(\d+)(,(\d*))?\}")
 
 
@@ -84,6 +85,32 @@ def check_pattern(pattern: str, *, param: str) -> None:
         top.last_is_open = is_open
         if top.states > MAX_STATES:
             raise _limit(f"has more than {MAX_STATES:,} states when its repetitions are written out", param)
+
+
+def with_ascii_classes(pattern: str) -> str:
+    r"""`\d` and `\w` as JSON schema and most engines mean them; the compiler's own take all of Unicode.
+
+    >>> with_ascii_classes(r"\d+[\w-]\\d\D")
+    '[0-9]+[0-9A-Za-z_-]\\\\d[^0-9]'
+    """
+    pieces: list[str] = []
+    is_in_class = False
+    at = 0
+    while at < len(pattern):
+        letter = pattern[at : at + 2] if pattern[at] == "\\" else pattern[at]
+        if letter[1:] in _ASCII_CLASSES and len(letter) == 2:
+            letters = _ASCII_CLASSES[letter[1]]
+            if not is_in_class:
+                pieces.append(f"[{letters}]")
+            elif letters.startswith("^"):
+                pieces.append(letter)
+            else:
+                pieces.append(letters)
+        else:
+            is_in_class = letter == "[" or (is_in_class and letter != "]")
+            pieces.append(letter)
+        at += len(letter)
+    return "".join(pieces)
 
 
 def _bounds(found: re.Match[str]) -> tuple[int, int | None]:

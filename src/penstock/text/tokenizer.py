@@ -107,6 +107,21 @@ class Tokenizer:
         """Texts of all special tokens, longest first."""
         return tuple(sorted(set(self._specials.values()), key=lambda text: (-len(text), text)))
 
+    @property
+    def special_ids(self) -> Mapping[int, str]:
+        """Ids of all special tokens, with their texts."""
+        return self._specials
+
+    def token_spelling(self, token_id: int) -> str:
+        """The token as the file spells it; empty for an id without one."""
+        return self._library.id_to_token(token_id) or ""
+
+    @cached_property
+    def has_metaspace(self) -> bool:
+        """Whether texts are spelled as SentencePiece does: U+2581 for a space, <0x0A> for a byte."""
+        kinds = str(self._library.decoder)
+        return "\u2581" in kinds and "WordPiece" not in kinds
+
     @cached_property
     def _specials(self) -> dict[int, str]:
         added = self._library.get_added_tokens_decoder()

@@ -128,7 +128,6 @@ def test_a_pattern_that_costs_too_much_is_a_grammar_limit(pattern: str) -> None:
         r"(\w+, )*\w+",
         r"\((a+)\+",
         "[(a+)+]+",
-        r"\d{3}-\d{4}",
         "(a+){1,3}",
         "((a+b)+c)+",
         "(?i:yes|no)",
@@ -136,7 +135,19 @@ def test_a_pattern_that_costs_too_much_is_a_grammar_limit(pattern: str) -> None:
     ],
 )
 def test_an_honest_pattern_is_taken(pattern: str) -> None:
-    assert regex_spec(pattern, param="regex") == GrammarSpec("regex", pattern)
+    assert regex_spec(pattern, param="regex") == GrammarSpec("regex", pattern.replace("\\w", "[0-9A-Za-z_]"))
+
+
+def test_digits_and_word_letters_are_ascii_in_every_pattern() -> None:
+    schema = {
+        "properties": {"pattern": {"pattern": "\\d[\\w.]\\\\d", "enum": [{"pattern": "\\d"}]}},
+        "patternProperties": {"^\\D$": {}},
+    }
+
+    assert json.loads(json_schema_spec(schema, param="x").text) == {
+        "properties": {"pattern": {"pattern": "[0-9][0-9A-Za-z_.]\\\\d", "enum": [{"pattern": "\\d"}]}},
+        "patternProperties": {"^[^0-9]$": {}},
+    }
 
 
 @pytest.mark.parametrize("choices", [[], "abc", ["a", ""], ["a", 3], None])
