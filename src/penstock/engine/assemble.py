@@ -14,7 +14,6 @@ from penstock.kv.manager import KVManager
 from penstock.scheduler.policy import POLICIES
 from penstock.scheduler.scheduler import Scheduler
 from penstock.text.grammar_compiler import GrammarCompiler
-from penstock.text.grammar_prover import GrammarProver
 from penstock.text.grammar_tokens import vocabulary_of
 from penstock.text.tokenizer import Tokenizer
 
@@ -56,8 +55,3 @@ def make_grammars(tokenizer: Tokenizer, vocab_size: int, eos_ids: Collection[int
         return GrammarCompiler(vocabulary, partial(tokenizer.encode, add_special=False))
 
     return Grammars(make_compiler, vocab_size=vocab_size, eos_ids=sorted(eos_ids))
-
-
-def make_prover(tokenizer: Tokenizer, vocab_size: int, eos_ids: Collection[int]) -> GrammarProver:
-    """For the side that admits requests: its worker starts with the first grammar."""
-    return GrammarProver(lambda: vocabulary_of(tokenizer, vocab_size, eos_ids))

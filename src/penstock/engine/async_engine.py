@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 
@@ -38,6 +39,9 @@ from penstock.errors import (
     ShuttingDownError,
 )
 from penstock.request import RequestOutput, SamplingParams
+from penstock.text.grammar import spec_of
+from penstock.text.grammar_prover import GrammarProver
+from penstock.text.grammar_tokens import vocabulary_of
 from penstock.text.tokenizer import Tokenizer
 
 T = TypeVar("T")
@@ -73,6 +77,7 @@ class AsyncEngine:
         self._tasks: list[asyncio.Task[None]] = []
         self._probe: asyncio.Task[bool] | None = None
         self._probed_s = float("-inf")
+        self._prover: GrammarProver | None = None
         self._supervisor: Supervisor
 
     @classmethod
@@ -117,6 +122,9 @@ class AsyncEngine:
             eos_ids=frozenset(ready.eos_ids),
             seed=ready.plan.seed,
         )
+        self._prover = GrammarProver(
+            partial(vocabulary_of, self.tokenizer, ready.facts.vocab_size, ready.eos_ids)
+        )
         self._tasks.append(self._loop.create_task(self._tick()))
 
     # for those who speak with clients
@@ -142,12 +150,17 @@ class AsyncEngine:
         return await self._loop.run_in_executor(self._workers, function, *arguments)
 
     def stream(self, ticket: Ticket, call: Call) -> Stream:
-        """The answer to `call` as it comes: enter to queue it, leave to end it. Refuses here, before that."""
+        """The answer to `call` as it comes: enter to queue it, leave to end it. Refuses here, before that.
+
+        Only what compiles a grammar is refused when it is entered: that is done in a process of its own.
+        """
         entry = self._entry(call)
         tokens = 4 * len(call.prompt_tokens)
         ticket.resize(tokens + len(call.prompt or ""))
         self._desk.take_ticket(entry, ticket)
-        return Stream(self._desk, entry, self._loop)
+        if call.grammar is None and call.params.structured_outputs is None:
+            return Stream(self._desk, entry, self._loop)
+        return Stream(self._desk, entry, self._loop, prepare=partial(self.offload, self._prove, call))
 
     def receipt(self, output: RequestOutput) -> Receipt:
         """What the answer cost so far, by its latest piece."""
@@ -205,6 +218,8 @@ class AsyncEngine:
             task.cancel()
         await asyncio.gather(supervising, *others, return_exceptions=True)
         self._workers.shutdown(wait=False, cancel_futures=True)
+        if self._prover is not None:
+            self._prover.close()
 
     async def wait_stopped(self) -> PenstockError | None:
         """Until the engine is gone for good: None after `stop`, else why this server must give up."""
@@ -295,6 +310,13 @@ class AsyncEngine:
         )
         salt = f"{len(call.key_id)}:{call.key_id}{call.cache_salt}" if call.key_id else call.cache_salt
         return Entry(self._desk.journal.new_key(), call, terms, answer, salt=salt)
+
+    def _prove(self, call: Call) -> None:
+        """On a thread: that the call's grammar compiles within its fuel."""
+        grammar = call.grammar or spec_of(call.params.structured_outputs)
+        assert self._prover is not None, "start() returns when it is there"
+        if grammar is not None:
+            self._prover.prove(grammar)
 
     async def _one_token(self) -> bool:
         params = SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True)

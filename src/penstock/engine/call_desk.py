@@ -42,6 +42,10 @@ class CallDesk:
     def take_ticket(self, entry: Entry, ticket: Ticket) -> None:
         self._tickets[entry.key] = ticket
 
+    def drop(self, entry: Entry) -> None:
+        """It was refused before it began."""
+        self._leave_queue(entry, to_run=False)
+
     def begin(self, entry: Entry) -> None:
         """Queue it, and start its clocks."""
         limits, asked_s = self._limits, entry.call.timeout_s

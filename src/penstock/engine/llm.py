@@ -6,12 +6,13 @@ Text in, RequestOutput out. Refuses a bad call before any of its requests is que
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from penstock.config import from_mapping
 from penstock.engine.admission import Admission, default_params, eos_ids_of
 from penstock.engine.answer import Answer
-from penstock.engine.assemble import make_core, make_prover
+from penstock.engine.assemble import make_core
 from penstock.engine.build import Loaded, load_model
 from penstock.engine.interrupt import DeferredInterrupt
 from penstock.engine.progress import show_progress
@@ -19,6 +20,8 @@ from penstock.engine.prompts import Conversation, Prompt, PromptReader, ReadProm
 from penstock.errors import EngineError, InvalidRequestError
 from penstock.request import Request, RequestOutput, SamplingParams
 from penstock.text.grammar import spec_of
+from penstock.text.grammar_prover import GrammarProver
+from penstock.text.grammar_tokens import vocabulary_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,9 @@ class LLM:
             eos_ids=eos_ids_of(loaded.defaults, loaded.tokenizer),
             seed=loaded.plan.seed,
         )
-        self._prover = make_prover(loaded.tokenizer, loaded.spec.vocab_size, self._admission.eos_ids)
+        self._prover = GrammarProver(
+            partial(vocabulary_of, loaded.tokenizer, loaded.spec.vocab_size, self._admission.eos_ids)
+        )
 
     def generate(
         self,

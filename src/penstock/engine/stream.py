@@ -1,6 +1,7 @@
 """One call's answer as it comes: what `AsyncEngine.stream` gives. Entering queues it, leaving ends it."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Protocol
 
@@ -11,17 +12,32 @@ from penstock.request import RequestOutput
 class Host(Protocol):
     def begin(self, entry: Entry) -> None: ...
     def end(self, entry: Entry) -> None: ...
+    def drop(self, entry: Entry) -> None: ...
 
 
 class Stream:
     """An asynchronous iterator of news, merged: a reader that comes late gets all since in one piece."""
 
-    def __init__(self, host: Host, entry: Entry, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        host: Host,
+        entry: Entry,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        prepare: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self._host = host
         self._entry = entry
         self._loop = loop
+        self._prepare = prepare
 
     async def __aenter__(self) -> "Stream":
+        if self._prepare is not None:  # may refuse what takes too long to be looked at before
+            try:
+                await self._prepare()
+            except BaseException:
+                self._host.drop(self._entry)
+                raise
         self._host.begin(self._entry)
         return self
 

@@ -153,6 +153,8 @@ def error_of(fault: Fault) -> PenstockError:
         return errors.ModelLoadError(fault.code, fault.message)
     if fault.kind == "ContextLengthError":
         return errors.ContextLengthError(fault.message, param=fault.param)
+    if fault.kind == "GrammarLimitError":
+        return errors.GrammarLimitError(fault.message, param=fault.param)
     if fault.kind == "InvalidRequestError":
         return errors.InvalidRequestError(fault.message, param=fault.param, code=fault.code)
     plain = {
