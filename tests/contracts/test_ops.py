@@ -30,6 +30,7 @@ LONG = HEADS | {"P": 64, "M": 20, "X": 41, "S": 1280, "T": 4}  # more than two s
 ONE = SMALL | {"T": 1, "K": 1, "N": 1, "H": 1, "F": 1, "R": 1}
 GQA = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 16}
 ATTENTION = GQA | {"scale": 0.25, "window": None, "softcap": None, "to": "bfloat16"}
+EXPERTS = {"T": 5, "E": 4, "Z": 2, "K": 6, "F": 8, "N": 4 * 16, "M": 4 * 6}
 NORM = {"eps": 1e-5, "weight_offset": 0.0, "kind": "rms"}
 LAYER = {"eps": 1e-5, "weight_offset": 0.0, "kind": "layer"}
 WRITE = GQA | {"norm_row": False, "norm": NORM, "interleaved": False}
@@ -65,6 +66,13 @@ CASES: list[tuple[str, Mapping[str, int], dict[str, Any]]] = [
     *[("norm_operand", SMALL, NORM | {"to": to}) for to in ("float32", "bfloat16", "int8")],
     ("norm_operand", SMALL, LAYER | {"to": "bfloat16"}),
     *[("operand", size, {"to": to}) for to in ("float32", "bfloat16", "int8") for size in (SMALL, ONE)],
+    *[("expert_mlp", EXPERTS, {"num_experts": 4, "act": "silu", "to": to}) for to in ("float32", "bfloat16")],
+    *[("route", EXPERTS, {"top_k": 2, "score": score}) for score in ("softmax", "sigmoid", "softmax_chosen")],
+    (
+        "route",
+        EXPERTS | {"E": 8, "Z": 3},
+        {"top_k": 3, "renormalize": True, "num_groups": 4, "groups_kept": 2},
+    ),
     ("rope", HEADS, {"head_dim": 16}),
     ("rope", HEADS, {"head_dim": 16, "interleaved": True}),
     ("rope", HEADS | {"r2": 4}, {"head_dim": 16}),
@@ -99,6 +107,9 @@ def make_operand(operand: Operand, sizes: Mapping[str, int], rng: np.random.Gene
         return rng.permutation(sizes["X"])[: shape[0] * shape[1]].reshape(shape).astype(np.int32)
     if operand.name == "positions":
         return rng.permutation(sizes[operand.below])[: shape[0]].astype(np.int32)
+    if operand.name == "routing":
+        experts = np.array([rng.permutation(4)[: shape[1] // 2] for _ in range(shape[0])], np.float32)
+        return np.concatenate([experts, rng.random(experts.shape, np.float32)], axis=1)
     if operand.name == "context_len":
         return np.full(shape, sizes["S"], np.int32)
     if operand.below is not None:

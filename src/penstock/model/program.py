@@ -145,6 +145,8 @@ def _bind(call: Call, shapes: Mapping[str, tuple[int, ...]], sizes: Sizes) -> di
         if shape and operand.dims and operand.dims[0].terms == (("T", 1),):
             bound["T"] = shape[0]  # past the last norm, the rows are the R that need logits
             break
+    if "top_k" in call.attrs:
+        bound["Z"] = call.attrs["top_k"]
     if "head_dim" in call.attrs:
         bound["D"] = call.attrs["head_dim"]
         if "num_heads" in call.attrs:

@@ -86,6 +86,30 @@ class MLPSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class MoESpec:
+    """The sum of `top_k` of `num_experts` gated MLPs, chosen and weighted by a router (ops.moe).
+
+    A shared expert, of `shared_size`, is added for every row; with `shared_gate`, times sigmoid of one more
+    product of the row.
+    """
+
+    num_experts: int
+    top_k: int
+    intermediate_size: int  # of each expert
+    act: str = "silu"
+    score: str = "softmax"  # softmax | sigmoid | softmax_chosen
+    renormalize: bool = False  # chosen weights to a sum of 1
+    scale: float = 1.0  # of the weights
+    has_correction: bool = False  # a bias that counts in the choice alone
+    num_groups: int = 1  # experts are chosen from the `groups_kept` best groups
+    groups_kept: int = 1
+    router_bias: bool = False
+    bias: bool = False  # of the experts' products
+    shared_size: int = 0  # 0: none
+    shared_gate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class LayerSpec:
     """x + attention(norm(x)), then x + mlp(norm(x)); norms of the inputs, of the outputs, or of both.
 
