@@ -21,6 +21,7 @@ from penstock.engine.locate import locate
 from penstock.engine.prompts import load_template
 from penstock.errors import ModelLoadError
 from penstock.model.build import build
+from penstock.model.config_reader import read_json
 from penstock.model.family import FAMILIES, read_model
 from penstock.model.generation import GenerationDefaults, read_generation
 from penstock.model.passes.fuse import fuse
@@ -37,6 +38,7 @@ from penstock.text.tokenizer import Tokenizer
 from penstock.weights.format import FORMATS
 from penstock.weights.loader import LoadedWeights, Packer, Wanted, load, pack_with_numpy, packed_bytes
 from penstock.weights.reader import Checkpoint, CodedTensor, read_checkpoint
+from penstock.weights.scheme import with_codes
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,8 @@ def load_model(model: str, config: EngineConfig) -> Loaded:
     tokenizer = Tokenizer.load(folder, spec.vocab_size)
     template, template_notes = load_template(folder, tokenizer)
     defaults = read_generation(folder)
-    checkpoint = read_checkpoint(folder)
+    scheme_config = read_json(folder / "config.json").get("quantization_config")
+    checkpoint = with_codes(read_checkpoint(folder), scheme_config)
     names = FAMILIES[spec.architecture].names
     checkpoint = replace(checkpoint, tensors=unfold(checkpoint.tensors, names, spec))
     plan = make_plan(config, spec, _facts(spec, checkpoint), this_machine())

@@ -54,10 +54,7 @@ def read_model(source: Path | str | JSONObject) -> ModelSpec:
     values = read_json(Path(source) / "config.json") if isinstance(source, (Path, str)) else source
     config = ConfigReader(values)
     architecture = _architecture(values)
-    config.refuse_if_present(
-        "quantization_config",
-        "quantized checkpoints are not read; use the original, with --weights int8 or int4 if it is too big",
-    )
+    config.ignore("quantization_config", why="read by weights.scheme, or refused there")
     if FAMILIES[architecture].has_own_code:
         config.ignore("auto_map", why="the code is that of this architecture, which is known here")
     else:

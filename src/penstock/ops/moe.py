@@ -121,8 +121,8 @@ def expert_mlp(
     """y[t] = sum over slots s, ascending, of weight[t, s] * down_e(operand(act(gate_e(x)) * up_e(x))).
 
     `x` is an operand already. Experts are stacked along N: rows [e * 2F, e * 2F + F) of `gate_up` are the
-    gate of expert e, the next F its up; rows [e * K, (e + 1) * K) of `down` are its down. Each slot's weight times
-    its output is added to the sum with one rounding in kernels.
+    gate of expert e, the next F its up; rows [e * K, (e + 1) * K) of `down` are its down. Each slot's
+    weight times its output is added to the sum with one rounding in kernels.
     """
     slots = routing.shape[1] // 2
     wide, hidden = gate_up.shape[0] // num_experts, down.shape[0] // num_experts

@@ -255,7 +255,6 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
     "other activation": ({"hidden_act": "gelu"}, "hidden_act"),
     "window in a llama": ({"sliding_window": 4096}, "sliding_window"),
     "interleaved rope": ({"rope_interleaved": True}, "rope_interleaved"),
-    "quantized": ({"quantization_config": {"quant_method": "nobody"}}, "quantization_config"),
     "remote code": ({"auto_map": {"AutoModel": "evil.Model"}}, "auto_map"),
     "unknown dtype": ({"torch_dtype": "float8_e4m3fn"}, "torch_dtype"),
     "two dtypes": ({"dtype": "float16"}, "torch_dtype"),

@@ -1,0 +1,1 @@
+"""Ways in which checkpoints store integer codes in ordinary tensors, one file each."""
