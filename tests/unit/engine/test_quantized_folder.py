@@ -70,9 +70,10 @@ def test_a_gptq_folder_runs_on_its_own_codes(group, tmp_path):
 def test_its_packed_weights_are_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = gptq_folder(tmp_path / "model", 32)
-    first = LLM(str(folder), threads=1).loaded.fingerprint
+    loaded = LLM(str(folder), threads=1).loaded
+    first = loaded.fingerprint
 
-    assert list((tmp_path / "cache" / "packed").glob("*.safetensors"))
+    assert list((tmp_path / "cache" / "penstock" / "packed").glob("*.safetensors"))
     assert LLM(str(folder), threads=1).loaded.fingerprint == first
 
 
