@@ -88,6 +88,6 @@ def _rows(
     codes = _nibbles(qweight[:, first:last])[:, rows.start - 8 * first : rows.stop - 8 * first]
     coding = FORMATS[name].coding  # type: ignore[attr-defined]  # a coded one
     signed = np.ascontiguousarray(codes.T).astype(np.int8) - np.int8(MIDDLE)
-    both = {"scale": scale, "zero": zero}
-    parts: dict[str, NDArray[Any]] = {k: np.ascontiguousarray(v[:, rows].T) for k, v in both.items()}
+    both: dict[str, NDArray[Any]] = {"scale": scale, "zero": zero}
+    parts = {k: np.ascontiguousarray(v[:, rows].T) for k, v in both.items()}
     return CodedRows(coding, signed, parts)
