@@ -100,7 +100,7 @@ class Drawn(msgspec.Struct, frozen=True):
     prompt_logprobs: tuple[dict[int, tuple[float, int]], ...] | None = None  # of the prompt rows scored now
 
 
-class RequestDelta(msgspec.Struct, frozen=True, array_like=True):
+class RequestDelta(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What one step did for one request: new tokens, or why it ended. Crosses processes as an array."""
 
     request_id: str

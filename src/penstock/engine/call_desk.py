@@ -34,8 +34,8 @@ class CallDesk:
         self._tickets: dict[str, Ticket] = {}
         self._send: Send | None = None
         self.journal = Journal()
-        self.room = WaitingRoom(limits, self._clock)
         self.dispatcher = Dispatcher(self._started)
+        self.room = WaitingRoom(limits, self._clock, lambda: self.dispatcher.num_free)
 
     # what readers do
 

@@ -36,6 +36,11 @@ class Dispatcher:
         self._on_trial: Entry | None = None
 
     @property
+    def num_free(self) -> int:
+        """How many requests more the engine would take now."""
+        return 0 if self._send is None else max(0, self._max_requests + AHEAD - self._num_given)
+
+    @property
     def given(self) -> list[Entry]:
         """The calls that the engine has."""
         return list(self._given.values())

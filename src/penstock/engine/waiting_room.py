@@ -44,9 +44,12 @@ class Ticket:
 
 
 class WaitingRoom:
-    def __init__(self, limits: Limits, clock: Callable[[], float]) -> None:
+    """`num_free` tells how many calls could begin at once; `clock` the time."""
+
+    def __init__(self, limits: Limits, clock: Callable[[], float], num_free: Callable[[], int]) -> None:
         self._limits = limits
         self._clock = clock
+        self._num_free = num_free
         self.num_waiting = 0
         self.num_bytes = 0
         self._interval_s = 0.0  # between two calls that left to run while others waited
@@ -81,7 +84,7 @@ class WaitingRoom:
     @property
     def predicted_wait_s(self) -> float:
         """Of one who would come now."""
-        return self.num_waiting * self._interval_s
+        return max(0, self.num_waiting - self._num_free()) * self._interval_s
 
     def give_back(self, num_bytes: int, *, to_run: bool) -> None:
         self.num_waiting -= 1

@@ -19,14 +19,14 @@ from penstock.step import RequestDelta
 VERSION = 1  # of everything below; both sides must say the same before anything else is believed
 
 
-class Hello(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class Hello(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=1):
     """Engine, first of all."""
 
     version: int
     pid: int
 
 
-class Start(msgspec.Struct, frozen=True, array_like=True, tag=2):
+class Start(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=2):
     """Front end: load this. `name` is how the user calls it, `folder` where it is."""
 
     version: int
@@ -35,7 +35,7 @@ class Start(msgspec.Struct, frozen=True, array_like=True, tag=2):
     config: EngineConfig
 
 
-class Ready(msgspec.Struct, frozen=True, array_like=True, tag=3):
+class Ready(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=3):
     """Engine: loaded. `max_request_tokens` is what fits its memory if nobody else is there."""
 
     facts: ModelFacts
@@ -45,7 +45,7 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag=3):
     notes: tuple[str, ...]
 
 
-class Submit(msgspec.Struct, frozen=True, array_like=True, tag=4):
+class Submit(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=4):
     """Front end: run one admitted request, from where it is. Tokens are int32, little-endian."""
 
     request_id: str
@@ -63,23 +63,23 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag=4):
     grammar: GrammarSpec | None
 
 
-class Abort(msgspec.Struct, frozen=True, array_like=True, tag=5):
+class Abort(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=5):
     """Front end: nobody wants these any more."""
 
     request_ids: tuple[str, ...]
 
 
-class Stop(msgspec.Struct, frozen=True, array_like=True, tag=6):
+class Stop(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=6):
     """Front end: leave."""
 
 
-class Step(msgspec.Struct, frozen=True, array_like=True, tag=7):
+class Step(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=7):
     """Engine: what one step did, for everybody at once."""
 
     deltas: Sequence[RequestDelta]
 
 
-class Fault(msgspec.Struct, frozen=True, array_like=True, tag=8):
+class Fault(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=8):
     """Engine: a typed error, of one request or (request_id "") of the load."""
 
     request_id: str
