@@ -1,6 +1,7 @@
 """Whatever ids come in whatever pieces: the streamed text is the whole text, and nothing is taken back."""
 
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -116,6 +117,47 @@ def test_an_included_stop_adds_itself_and_nothing_else(case: tuple[list[str], li
         emitted += stream.flush()
 
     assert emitted == expected + (expected_stop or "")
+
+
+def check_whole_streams(seed: int, count: int) -> None:
+    """Ids to text to stops, in pieces and at once: what a stream says is what the whole answer says."""
+    random = Random(seed)
+    num_hits = 0
+    for _ in range(count):
+        tokenizer = LOADED[random.choice(NAMES)]
+        letters = random.choice(("ab c", "aé🙂\u0301 x", "नमस्ते ab", "\n\t <>|/s"))
+        ids = tokenizer.encode("".join(random.choices(letters, k=random.randrange(40))), add_special=False)
+        ids += random.choices(range(tokenizer.vocab_size), k=random.randrange(6))
+        random.shuffle(ids)
+        whole = tokenizer.decode(ids)
+        stops = [
+            whole[at : at + random.randrange(1, 6)] or "a"
+            for at in random.choices(range(len(whole) + 1), k=random.randrange(1, 5))
+        ]
+        expected, expected_stop = first_stop(whole, stops)
+        texts, finder = Detokenizer(tokenizer), StopStrings(stops)
+        streamed, hit = "", None
+        cuts = sorted(random.choices(range(len(ids) + 1), k=random.randrange(6)))
+        for a, b in zip([0, *cuts], [*cuts, len(ids)], strict=True):
+            if hit is None:
+                text, hit = finder.feed(texts.feed(ids[a:b]))
+                streamed += text
+        if hit is None:
+            text, hit = finder.feed(texts.flush())
+            streamed += text if hit is not None else text + finder.flush()
+
+        assert (streamed, hit) == (expected, expected_stop), (ids, stops, cuts)
+        num_hits += hit is not None
+    assert num_hits > count // 4
+
+
+def test_a_stream_says_what_the_whole_answer_says() -> None:
+    check_whole_streams(1, 400)
+
+
+@pytest.mark.slow
+def test_10_000_streams_say_what_the_whole_answers_say() -> None:
+    check_whole_streams(2, 10_000)
 
 
 MIXED = st.text("<>|/s_[INST]endoftexi \n\ue0f0", max_size=30)

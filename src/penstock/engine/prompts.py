@@ -15,6 +15,7 @@ from penstock.text.tokenizer import MARK, Tokenizer
 
 Prompt = str | Mapping[str, Any]  # Any: {"prompt": str} or {"prompt_token_ids": [...]}, and "cache_salt"
 Conversation = Sequence[Message]
+SAID_OPTIONS = {"tools", "documents"}  # what a template is given besides messages, and users write
 KEYS = {"prompt", "prompt_token_ids", "cache_salt"}
 
 
@@ -106,22 +107,20 @@ class PromptReader:
                 "messages are no list of {'role', 'content'} dicts, or an empty one; give at least one.",
                 param="messages",
             )
+        for name in SAID_OPTIONS & set(options):
+            options[name] = self._marked(options[name])
         text = template.render([self._marked(message) for message in messages], **options)
         return ReadPrompt(text.replace(MARK, ""), self._tokenizer.encode_rendered(_valid(text)))
 
-    def _marked(self, message: Message) -> Message:
-        """Special tokens in what somebody said stay text; those of the template itself do not."""
-        content = message.get("content")
-        if isinstance(content, str):
-            return {**message, "content": self._tokenizer.mark_specials(content)}
-        if isinstance(content, list):
-            return {**message, "content": [self._marked_part(part) for part in content]}
-        return message
-
-    def _marked_part(self, part: Any) -> Any:  # Any: a foreign part is the template's to judge
-        if isinstance(part, Mapping) and isinstance(part.get("text"), str):
-            return {**part, "text": self._tokenizer.mark_specials(part["text"])}
-        return part
+    def _marked(self, value: Any) -> Any:  # Any: messages and tools, JSON from strangers
+        """Special tokens in what anybody but the template says stay text: contents, names, arguments."""
+        if isinstance(value, str):
+            return self._tokenizer.mark_specials(value)
+        if isinstance(value, Mapping):
+            return {self._marked(key): self._marked(child) for key, child in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._marked(child) for child in value]
+        return value
 
 
 def _valid(text: str) -> str:
