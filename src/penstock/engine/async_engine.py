@@ -157,10 +157,10 @@ class AsyncEngine:
         entry = self._entry(call)
         tokens = 4 * len(call.prompt_tokens)
         ticket.resize(tokens + len(call.prompt or ""))
-        self._desk.take_ticket(entry, ticket)
         if call.grammar is None and call.params.structured_outputs is None:
-            return Stream(self._desk, entry, self._loop)
-        return Stream(self._desk, entry, self._loop, prepare=partial(self.offload, self._prove, call))
+            return Stream(self._desk, entry, ticket, self._loop)
+        prove = partial(self.offload, self._prove, call)
+        return Stream(self._desk, entry, ticket, self._loop, prepare=prove)
 
     def receipt(self, output: RequestOutput) -> Receipt:
         """What the answer cost so far, by its latest piece."""
@@ -322,7 +322,7 @@ class AsyncEngine:
         params = SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True)
         call = Call(request_id="probe", prompt_tokens=[0], params=params, priority=PROBE_PRIORITY)
         try:
-            async with Stream(self._desk, self._entry(call), self._loop) as news:
+            async with Stream(self._desk, self._entry(call), None, self._loop) as news:
                 async for _ in news:
                     pass
         except PenstockError:

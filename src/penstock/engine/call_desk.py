@@ -39,16 +39,11 @@ class CallDesk:
 
     # what readers do
 
-    def take_ticket(self, entry: Entry, ticket: Ticket) -> None:
-        self._tickets[entry.key] = ticket
-
-    def drop(self, entry: Entry) -> None:
-        """It was refused before it began."""
-        self._leave_queue(entry, to_run=False)
-
-    def begin(self, entry: Entry) -> None:
-        """Queue it, and start its clocks."""
+    def begin(self, entry: Entry, ticket: Ticket | None) -> None:
+        """Queue it, and start its clocks. Whoever has the ticket may leave it before."""
         limits, asked_s = self._limits, entry.call.timeout_s
+        if ticket is not None:
+            self._tickets[entry.key] = ticket
         self.journal.open(entry)
         self._books.began(entry)
         total_s = limits.total_s if asked_s is None else min(limits.total_s, asked_s)

@@ -6,13 +6,13 @@ from types import TracebackType
 from typing import Protocol
 
 from penstock.engine.journal import Entry
+from penstock.engine.waiting_room import Ticket
 from penstock.request import RequestOutput
 
 
 class Host(Protocol):
-    def begin(self, entry: Entry) -> None: ...
+    def begin(self, entry: Entry, ticket: Ticket | None) -> None: ...
     def end(self, entry: Entry) -> None: ...
-    def drop(self, entry: Entry) -> None: ...
 
 
 class Stream:
@@ -22,23 +22,21 @@ class Stream:
         self,
         host: Host,
         entry: Entry,
+        ticket: Ticket | None,
         loop: asyncio.AbstractEventLoop,
         *,
         prepare: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._host = host
         self._entry = entry
+        self._ticket = ticket  # its place in the queue; None: it needs none
         self._loop = loop
         self._prepare = prepare
 
     async def __aenter__(self) -> "Stream":
         if self._prepare is not None:  # may refuse what takes too long to be looked at before
-            try:
-                await self._prepare()
-            except BaseException:
-                self._host.drop(self._entry)
-                raise
-        self._host.begin(self._entry)
+            await self._prepare()
+        self._host.begin(self._entry, self._ticket)
         return self
 
     async def __aexit__(
