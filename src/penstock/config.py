@@ -62,6 +62,13 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             choices=("auto", "int8", "int4", "int4_g32", "int4_g64", "int4_g128"),
         ),
     ] = "auto"
+    head: Annotated[
+        str,
+        option(
+            "Format of the output head with --weights int8 or int4. auto: what measured quality says.",
+            choices=("auto", "int8", "int4_g32", "int4_g64", "int4_g128"),
+        ),
+    ] = "auto"
     activations: Annotated[
         str,
         option(

@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from penstock.weights.format import FORMATS, K_MULTIPLE, PANEL_COLUMNS, round_up
+from penstock.weights.formats.int4 import Int4
 
 F32 = NDArray[np.float32]
 SHAPES = [(1, 64), (31, 128), (32, 100), (33, 192), (96, 576), (64, 1)]
@@ -196,6 +197,25 @@ def test_int4_lies_as_its_drawing_says(group):
 
         assert d == (largest / np.float32(-8)).astype(np.float16)
         assert code == min(15, int(np.floor(w[column, k] / d + np.float32(8.5))))
+
+
+@pytest.mark.parametrize("group", [32, 64, 128])
+def test_a_searched_scale_is_never_worse_and_mostly_better(group):
+    w = np.random.default_rng(8).standard_normal((64, 512)).astype(np.float32)
+
+    def loss(rule: str) -> float:
+        layout = Int4(group, rule=rule)
+        return float(np.square(layout.unpack(layout.pack(w), 64, 512) - w).mean())
+
+    assert loss("mse") < 0.95 * min(loss("q4_0"), loss("rtn"))
+    assert Int4(group).pack(w).tobytes() == FORMATS[f"int4_g{group}"].pack(w).tobytes()
+
+
+def test_round_to_nearest_has_no_code_beyond_seven():
+    w = np.random.default_rng(9).standard_normal((32, 128)).astype(np.float32)
+    layout = Int4(32, rule="rtn")
+
+    assert set(np.unique(layout.coding.unpack(layout.pack(w), 32, 128).codes)) <= set(range(-7, 8))
 
 
 def test_a_gguf_block_keeps_its_codes():

@@ -20,6 +20,7 @@ DEFAULT_STEP_TOKENS = 512  # a step near one second for a 1B model on two cores;
 CPU_BLOCK_SIZE = 64
 DEFAULT_INT4 = "int4_g64"  # 4.25 bits; g32 is half a bit more, g128 measurably worse on small models
 DTYPES = ("float32", "float16", "bfloat16")  # of checkpoints; each has a weight format of its name
+DEFAULT_HEAD = "int8"
 LOSSY_FORMATS = ("int8", "int4_g32", "int4_g64", "int4_g128")
 MAX_SEED = 2**63 - 1
 ASKED = "asked for"
@@ -50,6 +51,11 @@ def make_plan(config: EngineConfig, spec: ModelSpec, facts: Facts, machine: Mach
         )
     reasons: dict[str, str] = {}
     backend = _backend(config, facts, reasons)
+    if config.head != "auto" and config.weights == "auto":
+        raise ConfigError(
+            f"head {config.head!r} without weights: an output head is quantized with the other matrices. "
+            f"Ask for --weights int8 or int4 too, or leave it out."
+        )
     formats = _own_codes if facts.code_formats else _formats
     weight_format, head_format, contract = formats(config, facts, reasons)
     activations = _activations(config, facts, weight_format, reasons)
@@ -159,9 +165,13 @@ def _formats(config: EngineConfig, facts: Facts, reasons: dict[str, str]) -> tup
             f"drop one of the two."
         )
     reasons["weight_format"] = f"--weights {config.weights}: lossy"
-    reasons["head_format"] = "logits of a 4-bit head cost more quality than its bytes are worth"
+    head_format = DEFAULT_HEAD if config.head == "auto" else config.head
+    if head_format not in LOSSY_FORMATS:
+        raise ConfigError(f"head {config.head!r} is none of auto, {', '.join(LOSSY_FORMATS)}.")
+    is_chosen = config.head == "auto"
+    reasons["head_format"] = "4 bits cost a head more quality than they save time" if is_chosen else ASKED
     reasons["contract"] = "that of integer weights"
-    return weight_format, "int8", "int8"
+    return weight_format, head_format, "int8"
 
 
 def _own_codes(config: EngineConfig, facts: Facts, reasons: dict[str, str]) -> tuple[str, str, str]:

@@ -1,14 +1,18 @@
 """Packed weights on disk, so that the second start is a read: one safetensors file of uint8 panels.
 
 Kept under `<cache>/packed/<key>.safetensors`; the key hashes the source files, the layout version and what
-was packed, so that a change of any of them packs anew. A damaged or foreign file is packed over.
+was packed, so that a change of any of them packs anew. A damaged or foreign file is packed over. After each
+new file the cache is pruned: what was not read for MAX_AGE_S goes, then the least recently read, until all of
+it is at most MAX_SHARE of the disk.
 """
 
 import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,6 +26,10 @@ from penstock.weights.safetensors_file import read_file
 LAYOUT_VERSION = 1  # raised whenever a byte of any format moves
 ALIGNMENT = 64
 SUFFIX = ".safetensors"
+TEMPORARY = ".tmp"
+MAX_AGE_S = 90 * 86400.0
+MAX_SHARE = 0.1  # of the disk's size
+ABANDONED_S = 86400.0  # what is still temporary after a day was left by a kill
 
 
 def key_of(source_hash: str, contents: Mapping[str, tuple[str, tuple[int, ...], tuple[str, ...]]]) -> str:
@@ -51,7 +59,10 @@ def load(path: Path, sizes: Mapping[str, int]) -> dict[str, NDArray[np.uint8]] |
     try:
         with path.open("rb", buffering=0) as file:
             file.seek(found.data_start)
-            return out if _read_whole(file.fileno(), memory) else None
+            if not _read_whole(file.fileno(), memory):
+                return None
+        os.utime(path)  # read just now: what pruning goes by
+        return out
     except OSError:
         return None
 
@@ -79,7 +90,7 @@ def save(path: Path, tensors: Mapping[str, NDArray[np.uint8]]) -> str | None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=TEMPORARY, delete=False) as file:
             temporary = Path(file.name)
             file.write(len(text).to_bytes(8, "little") + text)
             for tensor in tensors.values():
@@ -88,6 +99,12 @@ def save(path: Path, tensors: Mapping[str, NDArray[np.uint8]]) -> str | None:
             os.fsync(file.fileno())  # a rename may reach the disk before the data does
         temporary.replace(path)
         temporary = None
+        prune(
+            path.parent,
+            keep=path,
+            now_s=time.time(),
+            max_bytes=int(MAX_SHARE * shutil.disk_usage(path).total),
+        )
     except OSError as error:
         return f"packed weights were not kept: {error.strerror} ({path.parent})."
     finally:
@@ -95,3 +112,21 @@ def save(path: Path, tensors: Mapping[str, NDArray[np.uint8]]) -> str | None:
             with contextlib.suppress(OSError):
                 temporary.unlink()
     return None
+
+
+def prune(folder: Path, *, keep: Path, now_s: float, max_bytes: int) -> None:
+    """Delete old files of the cache, then the least recently read, but never `keep`. Failures are let be."""
+    found: list[tuple[float, int, Path]] = []
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):  # another process prunes too
+            status = path.stat()
+            if path.suffix == TEMPORARY and now_s - status.st_mtime > ABANDONED_S:
+                path.unlink()
+            elif path.suffix == SUFFIX:
+                found.append((status.st_mtime, status.st_size, path))
+    left = sum(size for _, size, _ in found)
+    for read_s, size, path in sorted(found):
+        if path != keep and (left > max_bytes or now_s - read_s > MAX_AGE_S):
+            with contextlib.suppress(OSError):
+                path.unlink()
+            left -= size

@@ -283,3 +283,44 @@ def test_a_seed_is_kept_or_drawn_anew_each_time() -> None:
 
 def test_a_plan_is_a_function_of_what_it_is_given() -> None:
     assert plan(seed=1) == plan(seed=1)
+
+
+@pytest.mark.parametrize("head", ["int8", "int4_g64"])
+def test_a_head_is_quantized_as_asked(head: str) -> None:
+    made = plan(weights="int4", head=head)
+
+    assert made.head_format == head
+    assert not made.is_faithful
+
+
+def test_a_head_alone_is_not_quantized() -> None:
+    refusal(ConfigError, "head", "--weights", head="int8")
+
+
+@pytest.mark.parametrize("activations", ["int8", "bfloat16"])
+def test_integer_weights_meet_the_activations_asked_for(activations: str) -> None:
+    made = plan(weights="int8", activations=activations)
+
+    assert (made.activations, made.contract) == (activations, activations)
+    assert not made.is_faithful
+
+
+def test_activations_are_for_integer_weights() -> None:
+    refusal(ConfigError, "activations", "integer weights", activations="int8")
+
+
+CODED = replace(facts(), code_formats=("int4_g32", "int8_super16"), head_format="int8_super16")
+
+
+def test_a_checkpoint_of_codes_is_run_as_it_is() -> None:
+    made = plan(given=CODED)
+
+    assert (made.weight_format, made.head_format) == ("int4_g32+int8_super16", "int8_super16")
+    assert (made.contract, made.kv_dtype, made.is_faithful) == ("bfloat16", "bfloat16", True)
+    assert set(made.reasons) == set(Plan.__struct_fields__) - {"reasons"}
+
+
+def test_codes_without_an_int8_kernel_are_named_when_it_is_asked_for() -> None:
+    line = refusal(ConfigError, "int8_super16", given=CODED, activations="int8")
+
+    assert "int4_g32," not in line

@@ -4,7 +4,11 @@
     code = clamp(floor(w / d + 8.5), 0, 15)        8 where d is 0
     w ~ (code - 8) * d      |error| <= |d| / 2, or |d| at the far end of the range (codes are -8 .. 7)
 
-4.5, 4.25 and 4.125 bits per weight. With g32 this is GGUF's Q4_0, code for code. A panel of 32 columns is a
+This is Q4_0's rule for d ("q4_0"), and with g32 GGUF's Q4_0, code for code. Int4.rule names another one, of
+the same bytes: "rtn" takes d = amax / 7, so that no code is worth more than another; "mse" tries fractions of
+both and takes the d of least squared error. The native packer knows the first alone.
+
+4.5, 4.25 and 4.125 bits per weight. A panel of 32 columns is a
 stream of superblocks of 128 K; K is padded to 64, so the last may hold 64:
 
     offset in the superblock                      holds
@@ -17,6 +21,7 @@ stream of superblocks of 128 K; K is padded to 64, so the last may hold 64:
 So a mask alone gives 32 successive K of a column's four, and no group of 32 straddles a register.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -26,12 +31,16 @@ from numpy.typing import NDArray
 from penstock.weights.coding import SUPERBLOCK_K, CodedRows, Coding
 from penstock.weights.format import FORMATS, PANEL_COLUMNS, padded
 
+F32 = NDArray[np.float32]
+
 LARGEST_HALF = np.float32(65504)
+SEARCHED = tuple(float(f) for f in np.arange(0.70, 1.16, 0.025))  # of q4_0's d, by the "mse" rule
 
 
 @dataclass(frozen=True, slots=True)
 class Int4:
     group: int
+    rule: str = "q4_0"  # a key of RULES
     exact: ClassVar[bool] = False
 
     @property
@@ -61,12 +70,49 @@ class Int4:
         """Codes [N, length] and scales [N, groups] of one superblock."""
         n, length = w.shape
         groups = w.reshape(n, -1, min(self.group, length))
-        largest = np.take_along_axis(groups, np.abs(groups).argmax(axis=2)[:, :, None], axis=2)
-        d = np.clip(largest / np.float32(-8), -LARGEST_HALF, LARGEST_HALF).astype(np.float16)
-        scale = d.astype(np.float32)
-        ratio = np.divide(groups, scale, out=np.zeros_like(groups), where=scale != 0)
-        codes = np.clip(np.floor(ratio + np.float32(8.5)), 0, 15).astype(np.uint8)
-        return codes.reshape(n, length), d[:, :, 0]
+        d = RULES[self.rule](groups)
+        return _codes(groups, d).reshape(n, length), d[:, :, 0]
+
+
+def _signed_max(groups: F32) -> F32:
+    """The weight of largest magnitude of each group, with its sign: [N, groups, 1]."""
+    largest: F32 = np.take_along_axis(groups, np.abs(groups).argmax(axis=2)[:, :, None], axis=2)
+    return largest
+
+
+def _half(d: F32) -> NDArray[np.float16]:
+    return np.clip(d, -LARGEST_HALF, LARGEST_HALF).astype(np.float16)
+
+
+def _codes(groups: F32, d: NDArray[np.float16]) -> NDArray[np.uint8]:
+    scale = d.astype(np.float32)
+    ratio = np.divide(groups, scale, out=np.zeros_like(groups), where=scale != 0)
+    return np.clip(np.floor(ratio + np.float32(8.5)), 0, 15).astype(np.uint8)
+
+
+def _q4_0(groups: F32) -> NDArray[np.float16]:
+    return _half(_signed_max(groups) / np.float32(-8))
+
+
+def _rtn(groups: F32) -> NDArray[np.float16]:
+    amax: F32 = np.abs(_signed_max(groups))
+    return _half(amax / np.float32(7))
+
+
+def _mse(groups: F32) -> NDArray[np.float16]:
+    """The first of the best candidates: q4_0's d, then fractions of it and of its opposite."""
+    base = _signed_max(groups) / np.float32(-8)
+    best, least = _half(base), np.full(base.shape, np.inf, np.float32)
+    for fraction in (1.0, *SEARCHED, *(-f for f in SEARCHED)):
+        d = _half(base * np.float32(fraction))
+        error = (_codes(groups, d).astype(np.float32) - 8) * d.astype(np.float32) - groups
+        loss = np.square(error).sum(axis=2, keepdims=True)
+        better = loss < least
+        best, least = np.where(better, d, best), np.where(better, loss, least)
+    return best
+
+
+RULES: Mapping[str, Callable[[F32], NDArray[np.float16]]] = {"q4_0": _q4_0, "rtn": _rtn, "mse": _mse}
 
 
 for size in (32, 64, 128):
