@@ -184,6 +184,9 @@ SHAPES: dict[str, Shape | OwnShape] = {
     "starcoder2": of_kind("Starcoder2ForCausalLM", **GATED, norm_epsilon=1e-5, sliding_window=300),
     "olmo": of_kind("OlmoForCausalLM", **GATED),
     "olmo2": of_kind("Olmo2ForCausalLM", **RMS),
+    "olmo3": of_kind(
+        "Olmo3ForCausalLM", **RMS, sliding_window=150, layer_types=["sliding_attention", "full_attention"]
+    ),
     "granite": of_kind(
         "GraniteForCausalLM",
         **RMS,

@@ -96,7 +96,7 @@ def run_mix(engines: Mapping[int, Loaded], asks: Sequence[Ask], circumstances: C
 
 def fill_kv(loaded: Loaded, byte: int) -> None:
     """Set every byte of the KV memory: as if the blocks came from anybody."""
-    for pool in loaded.executor._kv_pools:  # type: ignore[attr-defined]  # of the cpu backend
+    for pool in loaded.executor.kv_pools:  # type: ignore[attr-defined]  # of the cpu backend
         pool[:] = byte
 
 

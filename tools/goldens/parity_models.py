@@ -145,6 +145,20 @@ TINY_MODELS: dict[str, tuple[Any, dict[str, Any], int]] = {
         RMS | {"num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 64} | rope(5e5),
         40,
     ),
+    "olmo3": (
+        hf.Olmo3Config,
+        RMS
+        | {"num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 64, "sliding_window": 30}
+        | {"layer_types": ["sliding_attention", "full_attention"]}
+        | {
+            "rope_parameters": {
+                "full_attention": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 5e5}
+                | {"original_max_position_embeddings": 128},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 5e5},
+            },
+        },
+        60,
+    ),
     "granite": (
         hf.GraniteConfig,
         RMS
@@ -175,8 +189,8 @@ TINY_MODELS: dict[str, tuple[Any, dict[str, Any], int]] = {
     "smollm3": (
         hf.SmolLM3Config,
         RMS
-        | {"num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2}
-        | {"hidden_size": 64, "intermediate_size": 48}
+        | {"num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 64}
+        | {"no_rope_layer_interval": 2}
         | rope(5e6),
         40,
     ),

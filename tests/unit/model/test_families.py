@@ -342,7 +342,8 @@ def test_every_dense_family_of_this_step_is_there():
         "BloomForCausalLM", "CohereForCausalLM", "Cohere2ForCausalLM", "FalconForCausalLM", "GPT2LMHeadModel",
         "GPTNeoXForCausalLM", "GemmaForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM",
         "GraniteForCausalLM", "LlamaForCausalLM", "MistralForCausalLM", "OPTForCausalLM", "OlmoForCausalLM",
-        "Olmo2ForCausalLM", "Phi3ForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "SmolLM3ForCausalLM",
+        "Olmo2ForCausalLM", "Olmo3ForCausalLM", "Phi3ForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM",
+        "SmolLM3ForCausalLM",
         "StableLmForCausalLM", "Starcoder2ForCausalLM",
     } <= set(FAMILIES)  # fmt: skip
 
