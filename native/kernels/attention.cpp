@@ -28,6 +28,8 @@ template <class T>
 constexpr int kBlockRows = 2;
 #endif
 #endif
+// Into L2: twice the rate of fetching into L1, which has too few places for misses (Zen 4, batch-1 decode).
+constexpr int kSecondLevel = 2;
 constexpr int kVectorLanes = sizeof(Vector) / 4, kPerGroup = 16 / kVectorLanes;
 
 PENSTOCK_INLINE Vector splat(float x) { return x - Vector{}; }  // 0 + x would cost an addition and lose -0
@@ -72,7 +74,7 @@ void multiply(const Step<uint16_t>& step) {
         for (int n = 0; n < kN; ++n)
             read_even_odd(b + n / kPerGroup * step.b_stride + n % kPerGroup * kVectorLanes * 2, &b_even[n],
                           &b_odd[n]);
-        for (int g = 0; g < kG; ++g) __builtin_prefetch(ahead + g * step.b_stride);
+        for (int g = 0; g < kG; ++g) __builtin_prefetch(ahead + g * step.b_stride, 0, kSecondLevel);
         for (int i = 0; i < kR; ++i) {
             const Vector a_even = splat(a[i * step.a_stride]), a_odd = splat(a[i * step.a_stride + 1]);
             for (int n = 0; n < kN; ++n) {
@@ -102,7 +104,7 @@ void multiply_float32(const Step<float>& step, int64_t b_row) {
         Vector row[kN];
         for (int n = 0; n < kN; ++n)
             row[n] = read(b + n / kPerGroup * step.b_stride + n % kPerGroup * kVectorLanes);
-        for (int g = 0; g < kG; ++g) __builtin_prefetch(ahead + g * step.b_stride);
+        for (int g = 0; g < kG; ++g) __builtin_prefetch(ahead + g * step.b_stride, 0, kSecondLevel);
         for (int i = 0; i < kR; ++i) {
             const Vector factor = splat(a[i * step.a_stride]);
             for (int n = 0; n < kN; ++n) sums[i][n] = multiply_add(factor, row[n], sums[i][n]);
@@ -155,7 +157,7 @@ PENSTOCK_INLINE void multiply_rows(Step<T> step, int64_t num_rows, int64_t b_row
 
 template <class T>
 struct FmaProducts {
-    static constexpr int64_t kAheadBytes = 12288;
+    static constexpr int64_t kAheadBytes = 16384;
     static constexpr bool kIsFloat32 = sizeof(T) == 4;
 
     static void prepare(AttentionTile& tile) {
@@ -170,7 +172,7 @@ struct FmaProducts {
             }
     }
 
-    // What to fetch while a chunk of 32 tokens is read: a later one, some 12 KB on, or itself.
+    // What to fetch while a chunk of 32 tokens is read: a later one, some 16 KB on, or itself.
     static const T* fetched(const AttentionTile& tile, int64_t token, bool is_value, const T* self) {
         const int64_t chunk_bytes = 32 * tile.dims * static_cast<int64_t>(sizeof(T));
         const T* chunk = tile.chunk_after<T>(token, is_value, (kAheadBytes + chunk_bytes - 1) / chunk_bytes);
