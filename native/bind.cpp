@@ -54,6 +54,13 @@ OperandKind kind_of(const std::string& name) {
     throw nb::value_error(("no operand kind " + name).c_str());
 }
 
+KVDtype kv_dtype_of(const std::string& name) {
+    if (name == "float32") return KVDtype::kFloat32;
+    if (name == "bfloat16") return KVDtype::kBFloat16;
+    if (name == "int8") return KVDtype::kInt8;
+    throw nb::value_error(("no KV dtype " + name).c_str());
+}
+
 const Candidate& candidate_of(const std::string& isa) {
     const Candidate* found = find_candidate(isa);
     if (found == nullptr) throw nb::value_error(("this build or machine has no ISA " + isa).c_str());

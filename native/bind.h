@@ -23,6 +23,7 @@ using NumpyArray = nb::ndarray<nb::numpy, T>;
 
 void check(bool holds, const char* what);  // throws std::invalid_argument
 Format format_of(const std::string& name);
+KVDtype kv_dtype_of(const std::string& name);
 OperandKind kind_of(const std::string& name);
 Activation activation_of(const std::string& name);
 bool centers(const std::string& norm_kind);

@@ -13,19 +13,15 @@ const float* floats_or_null(const std::optional<Array<const float>>& a, int64_t 
 }
 
 KVLayer kv_layer(Array<uint8_t>& pool, int64_t first_byte, int64_t num_blocks, int kv_heads, int head_dim,
-                 bool is_float32) {
+                 const std::string& dtype) {
     const int padded = static_cast<int>(round_up(head_dim, 32));
-    const int64_t block_bytes = int64_t{kv_heads} * 2 * kBlockTokens * padded * (is_float32 ? 4 : 2);
+    const KVDtype kv_dtype = kv_dtype_of(dtype);
+    const int64_t block_bytes = kv_heads * kv_head_bytes(kv_dtype, padded);
     check(kv_heads > 0 && head_dim > 0 && head_dim <= 256, "head sizes out of range");
     check(first_byte >= 0 && first_byte % 64 == 0 &&
               first_byte + num_blocks * block_bytes <= static_cast<int64_t>(pool.size()),
           "the KV pool is too small for this layer");
-    return {reinterpret_cast<std::byte*>(pool.data()) + first_byte,
-            block_bytes,
-            kv_heads,
-            head_dim,
-            padded,
-            is_float32};
+    return {reinterpret_cast<std::byte*>(pool.data()) + first_byte, kv_heads, head_dim, padded, kv_dtype};
 }
 
 // Every index of a step that a kernel will follow, checked once: a wrong one is an error here, never a wild
@@ -44,6 +40,26 @@ void check_step(const Batch& batch, int64_t vocab, int64_t max_context) {
             check(batch.positions[t] >= 0 && batch.positions[t] < batch.context_len[b],
                   "position outside the context");
             check(batch.row_request[t] == b, "row_request does not match query_start");
+        }
+    }
+}
+
+// Where rows of a tree of drafts lie: at consecutive slots from their request's first position on. Every
+// predecessor is followed once, so that kernels need not doubt one.
+void place_tree(const Batch& batch, std::vector<int32_t>& slots) {
+    for (int64_t b = 0; b < batch.num_requests; ++b) {
+        const int32_t begin = batch.query_start[b], end = batch.query_start[b + 1];
+        for (int32_t t = begin; t < end; ++t) {
+            const int32_t start = batch.positions[begin], parent = batch.parents[t];
+            slots[static_cast<std::size_t>(t)] = start + t - begin;
+            check(start + t - begin < batch.context_len[b], "a row's slot lies outside the context");
+            check(parent == -1
+                      ? batch.positions[t] == start
+                      : parent >= begin && parent < t && batch.positions[t] == batch.positions[parent] + 1,
+                  "a row does not follow its parent");
+            int64_t depth = 0;
+            for (int64_t at = t; at >= 0 && !batch.is_in_place(at); at = batch.parents[at]) ++depth;
+            check(depth <= kMaxTreeDepth, "a path of the tree is too long");
         }
     }
 }
@@ -145,8 +161,9 @@ class BoundProgram {
 
     void rope_write(int in, int num_heads, int rotary, bool is_interleaved, const std::optional<F32>& q_norm,
                     const std::optional<F32>& k_norm, const std::string& norm_kind, float eps, float offset,
-                    bool norms_row, const std::optional<F32>& cos, const std::optional<F32>& sin, int group, Array<uint8_t> pool, int64_t first_byte,
-                    int kv_heads, int head_dim, bool is_float32, int out) {
+                    bool norms_row, const std::optional<F32>& cos, const std::optional<F32>& sin, int group,
+                    Array<uint8_t> pool, int64_t first_byte, int kv_heads, int head_dim,
+                    const std::string& dtype, int out) {
         OpRecord op{OpKind::kRopeWrite};
         op.input = in;
         op.output = out;
@@ -156,7 +173,7 @@ class BoundProgram {
         check(program_.value(in).width == int64_t{num_heads + 2 * kv_heads} * head_dim, "qkv width");
         const int64_t table = sizes_.max_context * (rotary / 2);
         const KVLayer kv = kv_layer(pool, first_byte, sizes_.num_blocks.at(static_cast<std::size_t>(group)),
-                                    kv_heads, head_dim, is_float32);
+                                    kv_heads, head_dim, dtype);
         const bool is_wide = q_norm && static_cast<int64_t>(q_norm->size()) != head_dim;
         const int64_t q_width = is_wide ? int64_t{num_heads} * head_dim : head_dim;
         const int64_t k_width = is_wide ? int64_t{kv_heads} * head_dim : head_dim;
@@ -173,6 +190,8 @@ class BoundProgram {
                    floats_or_null(cos, table, "cos table size"),
                    floats_or_null(sin, table, "sin table size"),
                    nullptr,
+                   nullptr,
+                   0,
                    kv,
                    nullptr};
         check(rotary == 0 || (op.rope.cos_table != nullptr && op.rope.sin_table != nullptr),
@@ -182,14 +201,14 @@ class BoundProgram {
 
     void attention(int in, int num_heads, float scale, float softcap, int window, bool is_causal,
                    const std::optional<F32>& sinks, const std::optional<F32>& slopes, int group,
-                   Array<uint8_t> pool, int64_t first_byte, int kv_heads, int head_dim, bool is_float32,
-                   int out) {
+                   Array<uint8_t> pool, int64_t first_byte, int kv_heads, int head_dim,
+                   const std::string& dtype, int out) {
         OpRecord op{OpKind::kAttention};
         op.input = in;
         op.output = out;
         op.group = group;
         const KVLayer kv = kv_layer(pool, first_byte, sizes_.num_blocks.at(static_cast<std::size_t>(group)),
-                                    kv_heads, head_dim, is_float32);
+                                    kv_heads, head_dim, dtype);
         check(program_.value(out).width == int64_t{num_heads} * head_dim, "attention output width");
         op.attention = {nullptr,
                         num_heads,
@@ -251,7 +270,8 @@ class BoundProgram {
              Array<const uint64_t> seed, Array<const int64_t> position, I32 target, I32 num_logprobs,
              I32 history_start, I32 history_token, I32 history_count, I32 bias_start, I32 bias_token,
              F32 bias_value, const std::optional<Array<const uint32_t>>& allowed, Array<int32_t> sampled,
-             Array<float> logprob, Array<int32_t> rank, Array<int32_t> top_token, Array<float> top_logprob) {
+             Array<float> logprob, Array<int32_t> rank, Array<int32_t> top_token, Array<float> top_logprob,
+             const std::optional<I32>& parents, const std::vector<I32>& moves) {
         const auto size = [](const auto& a) { return static_cast<int64_t>(a.size()); };
         const int64_t t = size(tokens), r = size(logit_rows), b = size(context_len);
         check(t >= 1 && t <= sizes_.max_rows && r <= sizes_.max_logit_rows,
@@ -279,11 +299,28 @@ class BoundProgram {
                       positions.data(),
                       query_start.data(),
                       context_len.data(),
-                      row_request.data()};
+                      row_request.data(),
+                      positions.data(),
+                      nullptr};
         check_step(step.batch, sizes_.vocab, sizes_.max_context);
         for (int64_t i = 0; sizes_.needs_whole_requests && i < b; ++i)
             check(query_start.data()[i + 1] - query_start.data()[i] == context_len.data()[i],
                   "attention both ways needs whole requests");
+        if (parents) {
+            check(size(*parents) == t && !sizes_.needs_whole_requests, "step array sizes");
+            slots_.resize(static_cast<std::size_t>(t));
+            step.batch.slots = slots_.data();
+            step.batch.parents = parents->data();
+            place_tree(step.batch, slots_);
+        }
+        check(moves.empty() || moves.size() == sizes_.num_blocks.size(), "moves of every KV group");
+        for (std::size_t g = 0; g < moves.size(); ++g) {
+            check(size(moves[g]) % 2 == 0, "moves are pairs");
+            for (int64_t i = 0; i < size(moves[g]); ++i)
+                check(moves[g].data()[i] >= 0 && moves[g].data()[i] / kBlockTokens < sizes_.num_blocks[g],
+                      "moved slot outside the pool");
+            step.moves.push_back({moves[g].data(), size(moves[g]) / 2});
+        }
         step.num_logit_rows = r;
         step.logit_rows = logit_rows.data();
         for (int64_t i = 0; i < r; ++i)
@@ -397,6 +434,7 @@ class BoundProgram {
 
     Program program_;
     Sizes sizes_;
+    std::vector<int32_t> slots_;  // of a step with a tree
 };
 
 }  // namespace

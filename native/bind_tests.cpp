@@ -186,7 +186,7 @@ NumpyArray<float> test_softcap(const std::string& isa, F32 x, float cap) {
     return y;
 }
 
-NumpyArray<float> test_attention(const std::string& isa, bool is_float32, F32 qkv, int num_heads,
+NumpyArray<float> test_attention(const std::string& isa, const std::string& dtype, F32 qkv, int num_heads,
                                  int num_kv_heads, int head_dim, I32 positions, I32 query_start,
                                  I32 context_len, I32 block_table, Array<uint8_t> kv_pool, F32 cos, F32 sin,
                                  float scale, float softcap, int window, int row_chunk,
@@ -198,12 +198,8 @@ NumpyArray<float> test_attention(const std::string& isa, bool is_float32, F32 qk
     check(static_cast<int64_t>(qkv.shape(1)) == int64_t{num_heads + 2 * num_kv_heads} * head_dim,
           "qkv is [T, Q + 2C]");
     const int padded = static_cast<int>(round_up(head_dim, 32));
-    const KVLayer kv{reinterpret_cast<std::byte*>(kv_pool.data()),
-                     int64_t{num_kv_heads} * 2 * kBlockTokens * padded * (is_float32 ? 4 : 2),
-                     num_kv_heads,
-                     head_dim,
-                     padded,
-                     is_float32};
+    const KVLayer kv{reinterpret_cast<std::byte*>(kv_pool.data()), num_kv_heads, head_dim, padded,
+                     kv_dtype_of(dtype)};
     std::vector<int32_t> row_request(static_cast<std::size_t>(rows));
     for (int64_t b = 0; b < requests; ++b)
         for (int32_t r = query_start.data()[b]; r < query_start.data()[b + 1]; ++r)
@@ -215,7 +211,9 @@ NumpyArray<float> test_attention(const std::string& isa, bool is_float32, F32 qk
                       positions.data(),
                       query_start.data(),
                       context_len.data(),
-                      row_request.data()};
+                      row_request.data(),
+                      positions.data(),
+                      nullptr};
     std::vector<float> q(static_cast<std::size_t>(rows * num_heads * padded) + 16);
     auto y =
         make_array<float>({static_cast<std::size_t>(rows), static_cast<std::size_t>(num_heads * head_dim)});
@@ -232,6 +230,8 @@ NumpyArray<float> test_attention(const std::string& isa, bool is_float32, F32 qk
                              cos.data(),
                              sin.data(),
                              block_table.data(),
+                             nullptr,
+                             0,
                              kv,
                              q.data()};
     const AttentionArgs attention{q.data(),
@@ -248,7 +248,7 @@ NumpyArray<float> test_attention(const std::string& isa, bool is_float32, F32 qk
                                   int64_t{num_heads} * head_dim};
     run_here([&](std::byte* scratch) noexcept {
         for (int64_t h = 0; h < num_kv_heads; ++h) t.rope_write(rope, batch, h, scratch);
-        AttentionKernel* kernel = is_float32 ? t.attention_float32 : t.attention_bfloat16;
+        AttentionKernel* kernel = t.attention(kv.dtype);
         for (int64_t b = 0; b < requests; ++b)
             for (int64_t h = 0; h < num_kv_heads; ++h)
                 for (int64_t r = query_start.data()[b]; r < query_start.data()[b + 1]; r += row_chunk) {

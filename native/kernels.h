@@ -200,7 +200,8 @@ constexpr int64_t operand_bytes(OperandKind kind, int64_t rows, int64_t k) {  //
     return r * kp * (kind == OperandKind::kFloat32 ? 4 : kind == OperandKind::kBFloat16 ? 2 : 1);
 }
 
-// y[t, n] = acc;  + bias[n] if bias;  * scale;  addend[t, n] + that if addend. Columns n >= N are not written.
+// y[t, n] = acc;  + bias[n] if bias;  * scale;  addend[t, n] + that if addend. Columns n >= N are not
+// written.
 struct LinearOut {
     float* y;
     int64_t stride;
@@ -218,8 +219,8 @@ using LinearKernel = void(const PackedWeight& w, const Operand& a, int64_t rows,
 using OperandKernel = void(const float* x, int64_t stride, int64_t k, const Operand& out, int64_t begin,
                            int64_t end) noexcept;
 
-// y = x / sqrt(mean(x^2) + eps) * (weight + weight_offset) + bias, of x - mean(x) where it centers (LayerNorm).
-// Means: 16 lanes, fixed tree; true division and square root.
+// y = x / sqrt(mean(x^2) + eps) * (weight + weight_offset) + bias, of x - mean(x) where it centers
+// (LayerNorm). Means: 16 lanes, fixed tree; true division and square root.
 struct NormSpec {
     const float* weight;  // nullable: 1
     const float* bias;    // nullable: 0
@@ -227,8 +228,8 @@ struct NormSpec {
     bool centers;
 };
 
-// Rows normed straight into an operand, or (y not null) into fp32 rows of the same width, added to `addend` if
-// there is one. Row r of the output is row index[r] of x (index may be null: r itself).
+// Rows normed straight into an operand, or (y not null) into fp32 rows of the same width, added to `addend`
+// if there is one. Row r of the output is row index[r] of x (index may be null: r itself).
 struct NormArgs {
     const float* x;
     int64_t stride, width;
@@ -252,18 +253,40 @@ struct GatedArgs {
 using GatedKernel = void(const GatedArgs&, int64_t row_begin, int64_t row_end, std::byte* scratch) noexcept;
 
 // One layer's keys and values: blocks of 64 tokens, all KV heads, [kv_head][K 64*D | V 64*D].
-//   bfloat16  K [4 token groups of 16][D/32][16 dim pairs][16 tokens][2], V [2 token groups of 32][D/16][16
-//   token pairs][16 dims][2] float32   K [4 token groups of 16][D][16 tokens],                     V [64
-//   tokens][D]
-// D is head_dim rounded up to 32 (pad dims hold zeros). block_bytes = num_kv_heads * 2 * 64 * D * (2 or 4).
+//   bfloat16  K [4 token groups of 16][D/32][16 dim pairs][16 tokens][2]
+//             V [2 token groups of 32][D/16][16 token pairs][16 dims][2]
+//   float32   K [4 token groups of 16][D][16 tokens], V [64 tokens][D]
+//   int8      K and V as bfloat16, in signed bytes; then [kv_head][.. | 64 scales of K | 64 of V], fp32
+// D is head_dim rounded up to 32 (pad dims hold zeros). int8: code = rne(x * (127/amax)), scale = amax *
+// (1/127) over one token's head (kernels/int8_row.h); the value is code * scale.
+enum class KVDtype : uint8_t { kFloat32, kBFloat16, kInt8 };
+
+// always_inline: compiled once per ISA, and no copy may be shared between their object libraries.
+[[gnu::always_inline]] constexpr int64_t kv_element_bytes(KVDtype d) {
+    return d == KVDtype::kFloat32 ? 4 : d == KVDtype::kBFloat16 ? 2 : 1;
+}
+[[gnu::always_inline]] constexpr int64_t kv_head_bytes(KVDtype d, int64_t padded_dim) {  // of one block
+    return 2 * kBlockTokens * (padded_dim * kv_element_bytes(d) + (d == KVDtype::kInt8 ? 4 : 0));
+}
+
 struct KVLayer {
     std::byte* blocks;
-    int64_t block_bytes;
     int32_t num_kv_heads, head_dim, padded_dim;
-    bool is_float32;
+    KVDtype dtype;
+
+    [[gnu::always_inline]] int64_t head_bytes() const { return kv_head_bytes(dtype, padded_dim); }
+    [[gnu::always_inline]] std::byte* head(int64_t block_id, int64_t kv_head) const {
+        return blocks + (block_id * num_kv_heads + kv_head) * head_bytes();
+    }
+    // int8: 64 of K, then 64 of V
+    [[gnu::always_inline]] float* scales(std::byte* head) const {
+        return reinterpret_cast<float*>(head + 2 * kBlockTokens * padded_dim);
+    }
 };
 
-// The ragged batch, as in StepInput (all int32).
+// The ragged batch, as in StepInput (all int32). A row's key and value lie at its slot, which is its position
+// unless it is a draft of a tree: then siblings share a position, and the row reads its own path, from the
+// row before it (`parents`, -1: all that is read before this row lies at its position).
 struct Batch {
     int64_t num_rows, num_requests, max_blocks;
     const int32_t* tokens;       // [T]
@@ -271,12 +294,20 @@ struct Batch {
     const int32_t* query_start;  // [B+1]
     const int32_t* context_len;  // [B]
     const int32_t* row_request;  // [T] which request a row belongs to
+    const int32_t* slots;        // [T]
+    const int32_t* parents;      // [T]; nullptr: every slot is its row's position
+
+    [[gnu::always_inline]] bool is_in_place(int64_t t) const {
+        return parents == nullptr || slots[t] == positions[t];
+    }
 };
+constexpr int64_t kMaxTreeDepth = 64;  // rows of a path that are not in place
 
 // After the qkv product: optional per-head norm of q and k, RoPE, rounding, q out and k, v into the cache.
 // Work unit: one KV head with its query heads, all rows (so that one thread owns a head's blocks: the first
-// token of a V group of 32 zeroes the group). RoPE: rotate-half pairs (i, i + rotary/2), or (2i, 2i + 1): x*cos
-// - y*sin, y*cos + x*sin: fma(x, cos, -(y*sin)), fma(y, cos, x*sin).
+// token of a V group of 32 zeroes the group). First of all `moves` are made, in order: keys and values of
+// accepted drafts from their slots to their positions. RoPE: rotate-half pairs (i, i + rotary/2), or (2i, 2i
+// + 1): x*cos - y*sin, y*cos + x*sin: fma(x, cos, -(y*sin)), fma(y, cos, x*sin).
 struct RopeWriteArgs {
     const float* qkv;  // [T, Q + 2C]
     int64_t stride;
@@ -285,9 +316,11 @@ struct RopeWriteArgs {
     NormSpec q_norm, k_norm;  // weight null: no norm
     bool norms_row;           // statistics over all heads of q, and of k, not over each head
     bool weights_each_head;   // q_norm.weight is [Q], k_norm.weight [C]; else both are [D], for every head
-    const float* cos_table;  // [max_context, rotary_dim/2]
+    const float* cos_table;   // [max_context, rotary_dim/2]
     const float* sin_table;
     const int32_t* block_table;  // [B, M] of this layer's group
+    const int32_t* moves;        // [num_moves][2]: block_id * 64 + slot in it, from and to
+    int64_t num_moves;
     KVLayer kv;
     void* q;  // out: [T, num_heads * padded_dim] bf16 (uint16_t) or fp32, row-major
 };
@@ -378,7 +411,13 @@ struct KernelTable {
     EmbedKernel* embed;
     SoftcapKernel* softcap;
     RopeWriteKernel* rope_write;
-    AttentionKernel *attention_bfloat16, *attention_float32;
+    AttentionKernel *attention_bfloat16, *attention_float32, *attention_int8;
+
+    [[gnu::always_inline]] AttentionKernel* attention(KVDtype dtype) const {
+        return dtype == KVDtype::kFloat32    ? attention_float32
+               : dtype == KVDtype::kBFloat16 ? attention_bfloat16
+                                             : attention_int8;
+    }
     SampleKernel* sample;
 };
 

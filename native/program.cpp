@@ -177,6 +177,10 @@ void Program::run_op(const OpRecord& op, Units& units, int worker) noexcept {
             args.stride = value(op.input).width;
             args.block_table = step.block_tables[static_cast<std::size_t>(op.group)];
             args.q = floats(op.output);
+            if (!step.moves.empty()) {
+                args.moves = step.moves[static_cast<std::size_t>(op.group)].slots;
+                args.num_moves = step.moves[static_cast<std::size_t>(op.group)].count;
+            }
             while (units.take(worker, 1, begin, end)) kernels_.rope_write(args, step.batch, begin, scratch);
             return;
         }
@@ -186,8 +190,7 @@ void Program::run_op(const OpRecord& op, Units& units, int worker) noexcept {
             args.y = floats(op.output);
             args.stride = value(op.output).width;
             args.block_table = step.block_tables[static_cast<std::size_t>(op.group)];
-            AttentionKernel* kernel =
-                args.kv.is_float32 ? kernels_.attention_float32 : kernels_.attention_bfloat16;
+            AttentionKernel* kernel = kernels_.attention(args.kv.dtype);
             while (units.take(worker, 1, begin, end)) {
                 const AttentionTile& tile = tiles_[static_cast<std::size_t>(begin)];
                 kernel(args, step.batch, tile.request, tile.kv_head, tile.begin, tile.end, scratch);

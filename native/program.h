@@ -57,6 +57,11 @@ struct Step {
     int64_t num_logit_rows;
     const int32_t* logit_rows;
     std::vector<const int32_t*> block_tables;  // per group
+    struct Moves {
+        const int32_t* slots;  // [count][2]
+        int64_t count;
+    };
+    std::vector<Moves> moves;  // per group, or none at all
     SampleArgs sample;
 };
 

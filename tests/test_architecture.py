@@ -25,7 +25,7 @@ MAY_IMPORT = {  # besides the hall; a dotted entry opens one file and no more
     "backends": "kv.codec model.program ops planner.machine sampling "
     "weights.arena weights.format weights.loader",
     "planner": "kv model ops",
-    "kv": "model.spec",
+    "kv": "model.spec ops.rounding",  # a codec's bytes stand for the values that rounding defines
     "sampling": "ops",
     "model": "ops weights.format",
     "weights": "",

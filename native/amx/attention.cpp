@@ -1,5 +1,6 @@
-// Paged attention of bf16 with tiles. Same bits as kernels/attention.cpp: TDPBF16PS is the BF16 contract, and
-// everything between the two products is shared (kernels/attention_tile.h).
+// Paged attention of bf16 and int8 blocks with tiles; int8 codes are unpacked to bf16 first. Same bits as
+// kernels/attention.cpp: TDPBF16PS is the BF16 contract, and everything between the two products is shared
+// (kernels/attention_tile.h).
 #include "amx/tiles.h"
 #include "kernels/attention_tile.h"
 
@@ -36,6 +37,20 @@ PENSTOCK_INLINE void zero_tiles() {
     PENSTOCK_TILE_ZERO(1);
     PENSTOCK_TILE_ZERO(2);
     PENSTOCK_TILE_ZERO(3);
+}
+
+// What store_tiles() left there.
+PENSTOCK_INLINE void load_tiles(const float* c, int64_t stride_floats, bool is_tall, bool is_four) {
+    const int64_t stride = stride_floats * 4;
+    PENSTOCK_TILE_LOAD(0, c, stride);
+    PENSTOCK_TILE_LOAD(1, c + 16, stride);
+    if (is_tall) {
+        PENSTOCK_TILE_LOAD(2, c + 16 * stride_floats, stride);
+        PENSTOCK_TILE_LOAD(3, c + 16 * stride_floats + 16, stride);
+    } else if (is_four) {
+        PENSTOCK_TILE_LOAD(2, c + 32, stride);
+        PENSTOCK_TILE_LOAD(3, c + 48, stride);
+    }
 }
 
 // 17 to 32 rows, two groups of columns.
@@ -81,8 +96,33 @@ PENSTOCK_INLINE void prefetch(const std::byte* p, int64_t bytes) {
     for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(p + at);
 }
 
+// Signed bytes to bf16, which holds them exactly; in place of a block that holds bf16.
+PENSTOCK_INLINE void unpack(const int8_t* codes, int64_t count, uint16_t* out) {
+    for (int64_t i = 0; i < count; i += kLanes) {
+        const __m512i wide =
+            _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + i)));
+        const __m512i bits = _mm512_castps_si512(_mm512_cvtepi32_ps(wide));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i),
+                            _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16)));
+    }
+}
+
+// T: what blocks hold, bf16 or int8.
+template <class T>
 struct TileProducts {
-    static constexpr bool kIsFloat32 = false;
+    static constexpr bool kIsCoded = sizeof(T) == 1;
+    static constexpr KVDtype kDtype = kIsCoded ? KVDtype::kInt8 : KVDtype::kBFloat16;
+    static constexpr int64_t kUnpackedBytes = kIsCoded ? kUnpackedSplitBytes : 0;
+
+    // Keys of the groups of 16 from `token` on, or values of the group of 32, as bf16.
+    static const std::byte* keys(const AttentionTile& tile, int64_t token) {
+        if constexpr (!kIsCoded) return reinterpret_cast<const std::byte*>(tile.keys<T>(token));
+        return tile.unpacked + (token - tile.split_begin) * tile.dims * 2;
+    }
+    static const std::byte* values_at(const AttentionTile& tile, int64_t token) {
+        if constexpr (!kIsCoded) return reinterpret_cast<const std::byte*>(tile.values<T>(token));
+        return tile.unpacked + (kSplitTokens + token - tile.split_begin) * tile.dims * 2;
+    }
 
     static uint16_t* queries(const AttentionTile& tile) { return reinterpret_cast<uint16_t*>(tile.a); }
     static uint16_t* probabilities(const AttentionTile& tile) {
@@ -98,18 +138,21 @@ struct TileProducts {
     static void scores(AttentionTile& tile) {
         configure_rows(tile.num_rows);
         const bool is_tall = tile.num_rows > 16;
+        if constexpr (kIsCoded)
+            for (int64_t token = tile.key_begin & ~int64_t{31}; token < tile.key_end; token += 32)
+                unpack(tile.keys<T>(token), 32 * tile.dims,
+                       reinterpret_cast<uint16_t*>(const_cast<std::byte*>(keys(tile, token))));
         const std::byte* a = reinterpret_cast<const std::byte*>(queries(tile));
         for (int64_t token = tile.key_begin & ~int64_t{31}; token < tile.key_end;) {
             const bool is_four = !is_tall && token % 64 == 0 && token + 32 < tile.key_end;
             const int64_t next = token + (is_four ? 64 : 32), bytes = (next - token) * tile.dims * 2;
-            const std::byte* keys = reinterpret_cast<const std::byte*>(tile.keys<uint16_t>(token));
-            prefetch(reinterpret_cast<const std::byte*>(next < tile.key_end
-                                                            ? tile.keys<uint16_t>(next)
-                                                            : tile.values<uint16_t>(tile.value_begin)),
-                     next < tile.key_end ? bytes : 32 * tile.dims * 2);
+            const std::byte* b = keys(tile, token);
+            if constexpr (!kIsCoded)
+                prefetch(next < tile.key_end ? keys(tile, next) : values_at(tile, tile.value_begin),
+                         next < tile.key_end ? bytes : 32 * tile.dims * 2);
             zero_tiles();
             for (int64_t d = 0; d < tile.dims; d += 32) {
-                const TileStep step{a + d * 2, tile.dims * 2, keys + d * 32};
+                const TileStep step{a + d * 2, tile.dims * 2, b + d * 32};
                 if (is_tall)
                     multiply_tall(step, 32 * tile.dims);
                 else
@@ -121,7 +164,12 @@ struct TileProducts {
     }
 
     static void values(AttentionTile& tile) {
+        configure_rows(tile.num_rows);
         const bool is_tall = tile.num_rows > 16;
+        if constexpr (kIsCoded)
+            for (int64_t token = tile.value_begin; token < tile.value_end; token += 32)
+                unpack(tile.values<T>(token), 32 * tile.dims,
+                       reinterpret_cast<uint16_t*>(const_cast<std::byte*>(values_at(tile, token))));
         const int64_t from = tile.value_begin - tile.split_begin, to = tile.value_end - tile.split_begin;
         uint16_t* p = probabilities(tile);
         for (int64_t i = 0; i < tile.num_rows; ++i)
@@ -129,14 +177,17 @@ struct TileProducts {
                 store_bf16(p + i * kProbabilityStride + j, load(tile.s + i * kScoreStride + j));
         for (int64_t d = 0; d < tile.dims;) {
             const bool is_four = !is_tall && d + 64 <= tile.dims;
-            zero_tiles();
+            if (tile.goes_on)
+                load_tiles(tile.o + d, tile.dims, is_tall, is_four);
+            else
+                zero_tiles();
             for (int64_t token = tile.value_begin; token < tile.value_end; token += 32) {
-                const std::byte* values = reinterpret_cast<const std::byte*>(tile.values<uint16_t>(token));
-                if (d == 0 && token + 32 < tile.value_end)
-                    prefetch(reinterpret_cast<const std::byte*>(tile.values<uint16_t>(token + 32)),
-                             64 * tile.dims);
+                const std::byte* b = values_at(tile, token);
+                if constexpr (!kIsCoded)
+                    if (d == 0 && token + 32 < tile.value_end)
+                        prefetch(values_at(tile, token + 32), 64 * tile.dims);
                 const TileStep step{reinterpret_cast<const std::byte*>(p + (token - tile.split_begin)),
-                                    kProbabilityStride * 2, values + d * 64};
+                                    kProbabilityStride * 2, b + d * 64};
                 if (is_tall)
                     multiply_tall(step, 1024);
                 else
@@ -152,7 +203,13 @@ struct TileProducts {
 
 void attention_bfloat16(const AttentionArgs& args, const Batch& batch, int64_t request, int64_t kv_head,
                         int64_t row_begin, int64_t row_end, std::byte* scratch) noexcept {
-    attend<TileProducts>(args, batch, request, kv_head, row_begin, row_end, scratch);
+    attend<TileProducts<uint16_t>>(args, batch, request, kv_head, row_begin, row_end, scratch);
+    release();
+}
+
+void attention_int8(const AttentionArgs& args, const Batch& batch, int64_t request, int64_t kv_head,
+                    int64_t row_begin, int64_t row_end, std::byte* scratch) noexcept {
+    attend<TileProducts<int8_t>>(args, batch, request, kv_head, row_begin, row_end, scratch);
     release();
 }
 

@@ -12,7 +12,7 @@ const KernelTable& table() noexcept;
 namespace PENSTOCK_ISA {
 
 LinearKernel linear_bfloat16, linear_int8, linear_int4, linear_codes4, linear_codes8;
-AttentionKernel attention_bfloat16;
+AttentionKernel attention_bfloat16, attention_int8;
 
 const KernelTable& table() noexcept {
     static const KernelTable kTable = [] {
@@ -24,6 +24,7 @@ const KernelTable& table() noexcept {
         t.linear_codes4 = linear_codes4;
         t.linear_codes8 = linear_codes8;
         t.attention_bfloat16 = attention_bfloat16;
+        t.attention_int8 = attention_int8;
         return t;
     }();
     return kTable;

@@ -12,7 +12,7 @@ typedef float Vector __attribute__((vector_size(32)));
 typedef uint32_t Words __attribute__((vector_size(32)));
 constexpr int kGroups = 1;
 template <class T>
-constexpr int kBlockRows = sizeof(T) == 2 ? 2 : 6;
+constexpr int kBlockRows = sizeof(T) < 4 ? 2 : 6;
 PENSTOCK_INLINE Vector multiply_add(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
 #else
 using Vector = F16;
@@ -46,6 +46,16 @@ PENSTOCK_INLINE void read_even_odd(const uint16_t* p, Vector* even, Vector* odd)
     *odd = reinterpret_cast<Vector>(pairs & 0xffff0000U);
 }
 
+typedef int16_t Halves __attribute__((vector_size(sizeof(Vector) / 2)));
+typedef int32_t Ints __attribute__((vector_size(sizeof(Vector))));
+PENSTOCK_INLINE void read_even_odd(const int8_t* p, Vector* even, Vector* odd) {
+    Halves pairs;
+    std::memcpy(&pairs, p, sizeof pairs);
+    const Ints wide = __builtin_convertvector(pairs, Ints);
+    *even = __builtin_convertvector((wide << 24) >> 24, Vector);
+    *odd = __builtin_convertvector(wide >> 8, Vector);
+}
+
 // Operands of one step: a[row][k] broadcast, b by columns of 16 (kGroups of them, b_stride elements apart),
 // c[row][columns]. `ahead` has b's strides and is prefetched line by line.
 template <class T>
@@ -59,13 +69,13 @@ struct Step {
     bool from_zero;
 };
 
-// 32 of K: C += (even chain from +0) + (odd chain from +0).
-template <int kR, int kG>
-void multiply(const Step<uint16_t>& step) {
+// 32 of K: C += (even chain from +0) + (odd chain from +0). T: bf16, or int8 codes, which bf16 holds exactly.
+template <int kR, int kG, class T>
+void multiply(const Step<T>& step) {
     constexpr int kN = kG * kPerGroup;
     Vector even[kR][kN] = {}, odd[kR][kN] = {};
     const float* a = step.a;
-    const uint16_t *b = step.b, *ahead = step.ahead;
+    const T *b = step.b, *ahead = step.ahead;
     float* const c = step.c;  // in registers: the stores below may alias `step`
     const int64_t c_stride = step.c_stride;
     const bool from_zero = step.from_zero;
@@ -127,8 +137,8 @@ PENSTOCK_INLINE void multiply_rows(Step<T> step, int64_t num_rows, int64_t b_row
         if (part > 0) some.ahead = step.b;
         row += count;
         const auto run = [&]<int kR>() {
-            if constexpr (sizeof(T) == 2)
-                multiply<kR, kG>(some);
+            if constexpr (sizeof(T) < 4)
+                multiply<kR, kG, T>(some);
             else
                 multiply_float32<kR, kG>(some, b_row);
         };
@@ -158,17 +168,20 @@ PENSTOCK_INLINE void multiply_rows(Step<T> step, int64_t num_rows, int64_t b_row
 template <class T>
 struct FmaProducts {
     static constexpr int64_t kAheadBytes = 16384;
-    static constexpr bool kIsFloat32 = sizeof(T) == 4;
+    static constexpr int64_t kUnpackedBytes = 0;
+    static constexpr KVDtype kDtype = sizeof(T) == 4   ? KVDtype::kFloat32
+                                      : sizeof(T) == 2 ? KVDtype::kBFloat16
+                                                       : KVDtype::kInt8;
+    static constexpr bool kIsFloat32 = kDtype == KVDtype::kFloat32;
 
     static void prepare(AttentionTile& tile) {
         float* a = reinterpret_cast<float*>(tile.a);
         for (int64_t i = 0; i < tile.num_rows; ++i)
             for (int64_t d = 0; d < tile.dims; d += kLanes) {
-                const T* q = static_cast<const T*>(tile.q[i]) + d;
                 if constexpr (kIsFloat32)
-                    store(a + i * tile.dims + d, load(q));
+                    store(a + i * tile.dims + d, load(static_cast<const float*>(tile.q[i]) + d));
                 else
-                    store(a + i * tile.dims + d, widen_bf16(q));
+                    store(a + i * tile.dims + d, widen_bf16(static_cast<const uint16_t*>(tile.q[i]) + d));
             }
     }
 
@@ -222,7 +235,7 @@ struct FmaProducts {
                                    32,
                                    tile.o + j * 16,
                                    tile.dims,
-                                   token == tile.value_begin};
+                                   token == tile.value_begin && !tile.goes_on};
                 multiply_rows<kGroups>(step, tile.num_rows, tile.dims);
             }
         }
@@ -239,6 +252,11 @@ void attention_bfloat16(const AttentionArgs& args, const Batch& batch, int64_t r
 void attention_float32(const AttentionArgs& args, const Batch& batch, int64_t request, int64_t kv_head,
                        int64_t row_begin, int64_t row_end, std::byte* scratch) noexcept {
     attend<FmaProducts<float>>(args, batch, request, kv_head, row_begin, row_end, scratch);
+}
+
+void attention_int8(const AttentionArgs& args, const Batch& batch, int64_t request, int64_t kv_head,
+                    int64_t row_begin, int64_t row_end, std::byte* scratch) noexcept {
+    attend<FmaProducts<int8_t>>(args, batch, request, kv_head, row_begin, row_end, scratch);
 }
 
 }  // namespace penstock::PENSTOCK_ISA

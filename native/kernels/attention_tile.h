@@ -2,16 +2,19 @@
 // (kernels.md 5.2).
 //
 // The products come as a type with static functions, so that FMA and AMX share every other rounding:
-//     using Products = ... { kIsFloat32
+//     using Products = ... { kDtype
 //         prepare(tile)          widen or copy what it wants of tile.q
 //         scores(tile)           tile.s[row][token - split_begin] for tokens [key_begin, key_end), from +0
-//         values(tile) }         tile.o[row][d] over tokens [value_begin, value_end), from +0
+//         values(tile) }         tile.o[row][d] over tokens [value_begin, value_end), from +0, or where the
+//                                tile goes on, from what is there
 //
 // A row reads tokens (position - window, position], or where attention goes both ways (position - window,
 // position + window) of its request. Splits start at multiples of 512 from token 0; inside
 // one:
 //     s = q k; with a soft cap, ALiBi or sinks scaled, capped and moved at once, then scale is 1 from here on
 //     m = max s;  p = 2^((s - m) * c), c = scale * log2(e);  BF16 contract: p rounded to bf16
+//         int8 blocks: s is first multiplied by the key's scale, and p, after it was summed (not rounded),
+//         by the value's, then rounded; the products are those of the BF16 contract on the codes
 //     l = sum p: lane j of 16 adds tokens j, j + 16, ... of the split in order; then the tree of simd.h
 //     o = sum p v, as the contract says
 // and from the row's second split on, in ascending order
@@ -20,15 +23,21 @@
 // A sink is then merged like a split with m_s = sink, l_s = 1 and no O_s. y = O / l + 0. A masked token has p
 // = +0: it leaves l as it is and may only turn -0 into +0 in O, which the last addition does anyway. So
 // groups that no row of a tile reads are skipped, whatever the tile.
+//
+// A draft of a tree reads its blocks up to its first ancestor that is not in place, and from that block on a
+// copy in scratch, in which its path lies as if it had been decoded. Rows of a tile share the former.
 #pragma once
 #include "elementary.h"
-#include "kernels.h"
+#include "kernels/kv_rows.h"
 
 namespace penstock::PENSTOCK_ISA {
 
 constexpr int64_t kMaxTileRows = 32;
+constexpr int64_t kNoFork = INT64_MAX;
+constexpr int64_t kForkedBytes = 2 * (2 * kBlockTokens * kMaxHeadDim * 4);  // kMaxTreeDepth spans two blocks
+constexpr int64_t kUnpackedSplitBytes =
+    2 * (kSplitTokens * kMaxHeadDim * 2);            // bf16 keys and values of a split
 constexpr int64_t kScoreStride = kSplitTokens + 16;  // off the power of two: rows would share L1 sets
-constexpr int64_t kMaxHeadDim = 256;
 constexpr float kLog2E = 1.44269504088896341f;
 
 // 2^x for x <= 0; +0 below -125; NaN stays NaN. Relative error 3e-6 (degree 4) or 1e-7 (degree 6).
@@ -65,8 +74,11 @@ PENSTOCK_INLINE F16 round_probability(F16 p) {
 // Rows of one tile in one split. Row i is head i % group of query row row_begin + i / group.
 struct AttentionTile {
     const AttentionArgs* args;
+    const Batch* batch;
     const int32_t* blocks;  // the request's row of the block table
     const void* q[kMaxTileRows];
+    int64_t query_row[kMaxTileRows];
+    int64_t fork[kMaxTileRows];  // first position of the row's path that is not in place; kNoFork: none
     int64_t position[kMaxTileRows];
     float slope[kMaxTileRows];
     int64_t num_rows, kv_head, dims;
@@ -75,12 +87,21 @@ struct AttentionTile {
     int64_t end;    // of the tokens that rows of the tile read, in this split or later
     float* s;       // [kMaxTileRows][kScoreStride]: scores, then probabilities
     float* o;       // [kMaxTileRows][dims]
-    std::byte* a;   // prepare()'s: [kMaxTileRows][kMaxHeadDim] fp32 and [kMaxTileRows][kScoreStride] bf16
+    bool goes_on;   // values() adds to what o holds
+    std::byte* a;   // the products': [kMaxTileRows][kMaxHeadDim] fp32 and [kMaxTileRows][kScoreStride] bf16
+    float* key_scale;  // int8 blocks: [kSplitTokens] of one row's tokens
+    float* value_scale;
+    std::byte* forked;     // copies of blocks of this head, from token forked_begin on
+    int64_t forked_begin;  // kNoFork: none
+    std::byte* unpacked;   // the products': [Products::kUnpackedBytes]
 
+    // Of the block of `token` in the request's table.
+    const std::byte* table_head(int64_t token) const {
+        return args->kv.head(blocks[token / kBlockTokens], kv_head);
+    }
     const std::byte* head(int64_t token) const {
-        const KVLayer& kv = args->kv;
-        return kv.blocks + blocks[token / kBlockTokens] * kv.block_bytes +
-               kv_head * (kv.block_bytes / kv.num_kv_heads);
+        if (token < forked_begin) return table_head(token);
+        return forked + (token - forked_begin) / kBlockTokens * args->kv.head_bytes();
     }
     template <class T>
     const T* keys(int64_t token) const {  // of the group of 16
@@ -125,9 +146,11 @@ PENSTOCK_INLINE F16 scale_scores(const AttentionArgs& args, F16 v, float slope, 
 
 // Scores to probabilities for one row that reads tokens [begin, end), relative to the split, as is its own
 // position; columns [from, to) are written, +0 outside of [begin, end). m and l out.
-template <bool kIsFloat32>
-PENSTOCK_INLINE void softmax_row(const AttentionArgs& args, float* s, int64_t from, int64_t to, int64_t begin,
+template <KVDtype kDtype>
+PENSTOCK_INLINE void softmax_row(const AttentionTile& tile, float* s, int64_t from, int64_t to, int64_t begin,
                                  int64_t end, int64_t position, float slope, float* m_out, float* l_out) {
+    constexpr bool kIsCoded = kDtype == KVDtype::kInt8;
+    const AttentionArgs& args = *tile.args;
     const bool is_scaled = scales_scores(args);
     const float c = is_scaled ? kLog2E : args.scale * kLog2E;
     const F16 masked = set1(-__builtin_inff());
@@ -135,12 +158,13 @@ PENSTOCK_INLINE void softmax_row(const AttentionArgs& args, float* s, int64_t fr
     F16 top = masked;
     for (int64_t j = first; j < last; j += kLanes) {
         F16 v = load(s + j);
+        if constexpr (kIsCoded) v = v * load(tile.key_scale + j);
         if (is_scaled) v = scale_scores(args, v, slope, kLane + static_cast<int32_t>(j - position));
         if (j < begin || j + kLanes > end) {
             I16 at = kLane + static_cast<int32_t>(j);
             v = select((at >= static_cast<int32_t>(begin)) & (at < static_cast<int32_t>(end)), v, masked);
             store(s + j, v);
-        } else if (is_scaled) {
+        } else if (kIsCoded || is_scaled) {
             store(s + j, v);
         }
         top = max(v, top);
@@ -149,8 +173,13 @@ PENSTOCK_INLINE void softmax_row(const AttentionArgs& args, float* s, int64_t fr
     F16 sums = zero();
     for (int64_t j = from; j < first; j += kLanes) store(s + j, zero());
     for (int64_t j = first; j < last; j += kLanes) {
-        F16 p = exp2_negative < kIsFloat32 ? 6 : 4 > ((load(s + j) - m) * c);
-        if constexpr (!kIsFloat32) p = round_probability(p);
+        F16 p = exp2_negative < kDtype == KVDtype::kFloat32 ? 6 : 4 > ((load(s + j) - m) * c);
+        if constexpr (kIsCoded) {
+            sums = sums + p;
+            store(s + j, round_bf16(p * load(tile.value_scale + j)));
+            continue;
+        }
+        if constexpr (kDtype == KVDtype::kBFloat16) p = round_probability(p);
         store(s + j, p);
         sums = sums + p;
     }
@@ -211,6 +240,97 @@ PENSTOCK_INLINE int64_t split_tokens(int64_t context_len) {
     return half <= kSplitTokens ? half : kBlockTokens * (1 + half / kBlockTokens % 7);
 }
 
+// First position of row t's path whose key is not in place.
+PENSTOCK_INLINE int64_t fork_of(const Batch& batch, int64_t t) {
+    int64_t fork = kNoFork;
+    for (; t >= 0 && !batch.is_in_place(t); t = batch.parents[t]) fork = batch.positions[t];
+    return fork;
+}
+
+// The block that holds position `fork`, and what follows, as row t would find them decoded token by token.
+inline void assemble(const AttentionTile& tile, int64_t t, int64_t fork) {
+    const KVLayer& kv = tile.args->kv;
+    const Batch& batch = *tile.batch;
+    const int64_t begin = fork / kBlockTokens * kBlockTokens, bytes = kv.head_bytes();
+    if (fork > begin) std::memcpy(tile.forked, tile.table_head(begin), static_cast<std::size_t>(bytes));
+    for (int64_t at = t; at >= 0 && !batch.is_in_place(at); at = batch.parents[at]) {
+        const int64_t slot = batch.slots[at], to = batch.positions[at] - begin;
+        copy_token(kv, tile.table_head(slot), slot % kBlockTokens, tile.forked + to / kBlockTokens * bytes,
+                   to % kBlockTokens);
+    }
+    const int64_t next = batch.positions[t] - begin + 1, place = next % kBlockTokens;
+    clear_values(kv, tile.forked + (next - 1) / kBlockTokens * bytes, place, round_up(place, kValueGroup));
+}
+
+// multiply(part): the tile where no row has forked before `last`; else the tokens that all its rows share,
+// then each query row's own. Tokens are those of the split that rows of the tile read, [first, last).
+template <class Products, class Multiply>
+PENSTOCK_INLINE void in_parts(AttentionTile& tile, const Reach* reach, int64_t first, int64_t last,
+                              Multiply&& multiply) {
+    int64_t shared = kNoFork;
+    for (int64_t i = 0; i < tile.num_rows; ++i) shared = tile.fork[i] < shared ? tile.fork[i] : shared;
+    if (shared >= last) {
+        multiply(tile);
+        return;
+    }
+    shared = shared / kBlockTokens * kBlockTokens;
+    const auto limit = [](AttentionTile& part, int64_t begin, int64_t end) {
+        part.key_begin = begin & ~int64_t{15};
+        part.key_end = round_up(end, 16);
+        part.value_begin = begin & ~int64_t{31};
+        part.value_end = round_up(end, 32);
+        part.end = end;
+    };
+    if (first < shared) {
+        AttentionTile part = tile;
+        limit(part, first, shared);
+        multiply(part);
+    }
+    for (int64_t i = 0, next = 0; i < tile.num_rows; i = next) {
+        while (next < tile.num_rows && tile.query_row[next] == tile.query_row[i]) ++next;
+        const int64_t begin = first > shared ? first : shared,
+                      end = reach[i].end < last ? reach[i].end : last;
+        if (begin >= end) continue;
+        AttentionTile part = tile;
+        limit(part, begin, end);
+        part.num_rows = next - i;
+        for (int64_t row = i; row < next; ++row) part.q[row - i] = tile.q[row];
+        part.s = tile.s + i * kScoreStride;
+        part.o = tile.o + i * tile.dims;
+        part.goes_on = first < shared;
+        if (tile.fork[i] < end) {
+            assemble(tile, tile.query_row[i], tile.fork[i]);
+            part.forked_begin = tile.fork[i] / kBlockTokens * kBlockTokens;
+        }
+        multiply(part);
+    }
+}
+
+// Scales of tokens [begin, end) of the split as row i reads them; zeros up to the end of the last group
+// of 32.
+inline void gather_scales(const AttentionTile& tile, int64_t i, int64_t begin, int64_t end) {
+    const KVLayer& kv = tile.args->kv;
+    const Batch& batch = *tile.batch;
+    float* const key = tile.key_scale - tile.split_begin;
+    float* const value = tile.value_scale - tile.split_begin;
+    const auto take = [&](int64_t token, int64_t slot, int64_t count) {
+        const float* scales = kv.scales(const_cast<std::byte*>(tile.table_head(slot))) + slot % kBlockTokens;
+        std::memcpy(key + token, scales, static_cast<std::size_t>(count) * 4);
+        std::memcpy(value + token, scales + kBlockTokens, static_cast<std::size_t>(count) * 4);
+    };
+    for (int64_t token = begin; token < end && token < tile.fork[i];) {
+        int64_t stop = (token / kBlockTokens + 1) * kBlockTokens;
+        stop = stop < end ? stop : end;
+        stop = stop < tile.fork[i] ? stop : tile.fork[i];
+        take(token, token, stop - token);
+        token = stop;
+    }
+    for (int64_t at = tile.query_row[i]; at >= 0 && !batch.is_in_place(at); at = batch.parents[at])
+        if (batch.positions[at] >= begin && batch.positions[at] < end)
+            take(batch.positions[at], batch.slots[at], 1);
+    for (int64_t token = end; token < round_up(end, 32); ++token) key[token] = value[token] = 0.0f;
+}
+
 // One tile in the split that starts at token `split`: rows [tile.first, ...) of the states.
 template <class Products>
 PENSTOCK_INLINE void attend_split(AttentionTile& tile, const Reach* reach, AttentionState* states, float* o) {
@@ -229,24 +349,32 @@ PENSTOCK_INLINE void attend_split(AttentionTile& tile, const Reach* reach, Atten
     tile.key_end = round_up(last, 16);
     tile.value_begin = first & ~int64_t{31};
     tile.value_end = round_up(last, 32);
-    Products::scores(tile);
+    in_parts<Products>(tile, reach, first, last, [](AttentionTile& part) {
+        Products::prepare(part);
+        Products::scores(part);
+    });
 
     const float c = scales_scores(args) ? kLog2E : args.scale * kLog2E;
     const int64_t from = tile.value_begin - tile.split_begin, to = tile.value_end - tile.split_begin;
     float m[kMaxTileRows], l[kMaxTileRows];
+    int64_t scaled = -1;  // the row whose scales were gathered
     for (int64_t i = 0; i < tile.num_rows; ++i) {
         const int64_t row_first = reach[i].begin > first ? reach[i].begin : first,
                       row_last = reach[i].end < last ? reach[i].end : last;
         float* s = tile.s + i * kScoreStride;
         if (row_first < row_last) {
-            softmax_row<Products::kIsFloat32>(
-                args, s, from, to, row_first - tile.split_begin, row_last - tile.split_begin,
-                tile.position[i] - tile.split_begin, tile.slope[i], &m[i], &l[i]);
+            if constexpr (Products::kDtype == KVDtype::kInt8)
+                if (scaled < 0 || (tile.query_row[i] != tile.query_row[scaled] &&
+                                   (tile.fork[i] < last || tile.fork[scaled] < last)))
+                    gather_scales(tile, scaled = i, tile.value_begin, tile.fork[i] < last ? row_last : last);
+            softmax_row<Products::kDtype>(tile, s, from, to, row_first - tile.split_begin,
+                                          row_last - tile.split_begin, tile.position[i] - tile.split_begin,
+                                          tile.slope[i], &m[i], &l[i]);
         } else {
             std::memset(s + from, 0, static_cast<std::size_t>(to - from) * 4);
         }
     }
-    Products::values(tile);
+    in_parts<Products>(tile, reach, first, last, [](AttentionTile& part) { Products::values(part); });
     for (int64_t i = 0; i < tile.num_rows; ++i)
         if (reach[i].begin < last && reach[i].end > first)
             merge_split(states[i], o + i * tile.dims, m[i], l[i], tile.o + i * tile.dims, tile.dims, c);
@@ -255,12 +383,13 @@ PENSTOCK_INLINE void attend_split(AttentionTile& tile, const Reach* reach, Atten
 template <class Products>
 PENSTOCK_INLINE void attend(const AttentionArgs& args, const Batch& batch, int64_t request, int64_t kv_head,
                             int64_t row_begin, int64_t row_end, std::byte* scratch) {
-    constexpr int64_t kElementBytes = Products::kIsFloat32 ? 4 : 2;
+    constexpr int64_t kQueryBytes = Products::kDtype == KVDtype::kFloat32 ? 4 : 2;
     const int64_t group = args.num_heads / args.kv.num_kv_heads, dims = args.kv.padded_dim;
     const int64_t split = split_tokens(batch.context_len[request]);
 
     AttentionTile tile;
     tile.args = &args;
+    tile.batch = &batch;
     tile.blocks = args.block_table + request * batch.max_blocks;
     tile.kv_head = kv_head;
     tile.dims = dims;
@@ -268,7 +397,13 @@ PENSTOCK_INLINE void attend(const AttentionArgs& args, const Batch& batch, int64
     tile.s = reinterpret_cast<float*>(scratch);
     tile.o = tile.s + kMaxTileRows * kScoreStride;
     tile.a = reinterpret_cast<std::byte*>(tile.o + kMaxTileRows * kMaxHeadDim);
-    std::byte* rest = tile.a + kMaxTileRows * (kMaxHeadDim * 4 + kScoreStride * 2);
+    tile.key_scale = reinterpret_cast<float*>(tile.a + kMaxTileRows * (kMaxHeadDim * 4 + kScoreStride * 2));
+    tile.value_scale = tile.key_scale + kSplitTokens;
+    tile.forked = reinterpret_cast<std::byte*>(tile.value_scale + kSplitTokens);
+    tile.forked_begin = kNoFork;
+    tile.goes_on = false;
+    tile.unpacked = tile.forked + kForkedBytes;
+    std::byte* rest = tile.unpacked + Products::kUnpackedBytes;
     // All rows of a pass take a split before any takes the next, so that its keys and values stay in L2.
     const int64_t row_bytes = dims * 4 + static_cast<int64_t>(sizeof(AttentionState));
     const int64_t pass_rows = (scratch + kScratchBytes - rest) / row_bytes;
@@ -293,11 +428,12 @@ PENSTOCK_INLINE void attend(const AttentionArgs& args, const Batch& batch, int64
                     const int64_t t = row_begin + (at + i) / group, head = kv_head * group + (at + i) % group;
                     reach[i] = reach_of(args, batch, request, t);
                     tile.position[i] = batch.positions[t];
+                    tile.query_row[i] = t;
+                    tile.fork[i] = fork_of(batch, t);
                     tile.slope[i] = args.slopes ? args.slopes[head] : 0.0f;
                     tile.q[i] = static_cast<const std::byte*>(args.q) +
-                                (t * args.num_heads + head) * dims * kElementBytes;
+                                (t * args.num_heads + head) * dims * kQueryBytes;
                 }
-                Products::prepare(tile);
                 attend_split<Products>(tile, reach, states + (at - pass), o + (at - pass) * dims);
             }
         }

@@ -1,18 +1,13 @@
 // Rows of fp32 activations as the INT contract wants them: one scale per row and 128 of K.
 //
-//     amax  = largest |x|;  below 2^-118: q = 0, scale = 0 (a scale that is a normal number, an inverse that
-//     is finite) q     = rne(x * (127 / amax)),  scale = amax * (1 / 127),  sum = sum of q over each 32 of K
-//     NaN or Inf in the block: q = 0, scale = NaN, so that whatever reads the row is NaN
-//
-// Every row is padded with zeros to k_padded; no other row is touched.
+// The formulas are in kernels/int8_row.h; sum is the sum of q over each 32 of K. Every row is padded with
+// zeros to k_padded; no other row is touched.
 #include "kernels.h"
-#include "simd.h"
+#include "kernels/int8_row.h"
 
 namespace penstock::PENSTOCK_ISA {
 namespace {
 
-constexpr float kSmallestAmax = 0x1p-118f;
-constexpr float kInverse127 = 1.0f / 127.0f;
 constexpr int kVectors = 8;  // of 16 lanes in a block of 128
 
 // The first `count` of a block's values, zeros after them.
@@ -21,30 +16,6 @@ PENSTOCK_INLINE void load_block(const float* x, int64_t count, F16* v) {
         v[i] = count >= kLanes ? load(x + i * kLanes)
                : count > 0     ? load_n(x + i * kLanes, static_cast<int>(count))
                                : zero();
-}
-
-// As bits: ordered like magnitudes, NaN above all, and no flag or FTZ has a say.
-PENSTOCK_INLINE uint32_t largest_magnitude(const F16* v) {
-    I16 largest{};
-    for (int i = 0; i < kVectors; ++i) {
-        const I16 magnitude = reinterpret_cast<I16>(bits(v[i]) & 0x7fffffffU);
-        largest = magnitude > largest ? magnitude : largest;
-    }
-    int32_t lane[kLanes], top = 0;
-    std::memcpy(lane, &largest, 64);
-    for (int i = 0; i < kLanes; ++i) top = lane[i] > top ? lane[i] : top;
-    return static_cast<uint32_t>(top);
-}
-
-PENSTOCK_INLINE void store_bytes(int8_t* to, I16 q) {
-#if defined(__AVX512F__)
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
-                     _mm512_maskz_cvtepi32_epi8(0xffff, reinterpret_cast<__m512i>(q)));
-#else
-    int32_t lane[kLanes];
-    std::memcpy(lane, &q, 64);
-    for (int i = 0; i < kLanes; ++i) to[i] = static_cast<int8_t>(lane[i]);
-#endif
 }
 
 PENSTOCK_INLINE int32_t sum_lanes(I16 q) {
@@ -57,25 +28,15 @@ PENSTOCK_INLINE int32_t sum_lanes(I16 q) {
 
 // One block of 128 (or the last 64): `vectors` is 8 or 4. Returns the scale.
 PENSTOCK_INLINE float quantize(F16* v, int vectors, int8_t* codes, int32_t* sums) {
-    const uint32_t magnitude = largest_magnitude(v);
-    float amax;
-    std::memcpy(&amax, &magnitude, 4);
-    float factor = 0, scale = 0;
-    if (magnitude >= 0x7f800000U) {  // Inf or NaN
-        for (int i = 0; i < kVectors; ++i) v[i] = zero();
-        scale = __builtin_nanf("");
-    } else if (amax >= kSmallestAmax) {
-        factor = 127.0f / amax;
-        scale = amax * kInverse127;
-    }
+    const Int8Scale s = int8_scale(largest_magnitude(v, kVectors));
     for (int i = 0; i < vectors; i += 2) {
-        const I16 low = to_int_rne(v[i] * factor), high = to_int_rne(v[i + 1] * factor);
+        const I16 low = int8_codes(v[i], s), high = int8_codes(v[i + 1], s);
         int8_t* const to = codes + i / 4 * kTileRows * 64 + i % 4 * kLanes;
         store_bytes(to, low);
         store_bytes(to + kLanes, high);
         sums[i / 2 * kTileRows] = sum_lanes(low + high);
     }
-    return scale;
+    return s.scale;
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 // From the qkv product to the attention: per-head norm of q and k, RoPE, rounding; q out, k and v into their
 // blocks. Layouts of a block and the formulas: KVLayer and RopeWriteArgs in kernels.h.
-#include "kernels.h"
+#include "kernels/kv_rows.h"
 #include "kernels/norm_row.h"
 
 namespace penstock::PENSTOCK_ISA {
@@ -48,8 +48,8 @@ void rotate(const RopeWriteArgs& args, int64_t position, float* y) {
     }
 }
 
-// One head's fp32 row in `y`, zeros beyond head_dim; normed where there is a weight, rotated where asked. `row`
-// are the statistics of all heads together, if the norm is over them.
+// One head's fp32 row in `y`, zeros beyond head_dim; normed where there is a weight, rotated where asked.
+// `row` are the statistics of all heads together, if the norm is over them.
 void prepare_head(const RopeWriteArgs& args, const float* x, const NormSpec& norm, int64_t head,
                   const Statistics& row, int64_t position, float* y) {
     const int64_t head_dim = args.kv.head_dim;
@@ -63,44 +63,8 @@ void prepare_head(const RopeWriteArgs& args, const float* x, const NormSpec& nor
     if (args.rotary_dim) rotate(args, position, y);
 }
 
-// K of one token: dim pairs of 16 tokens side by side (bf16), or dims of 16 tokens (fp32).
-void write_key(const KVLayer& kv, const float* k, int64_t slot, std::byte* head) {
-    const int64_t dims = kv.padded_dim, lane = slot % 16, group = slot / 16 * 16 * dims;
-    if (kv.is_float32) {
-        float* out = reinterpret_cast<float*>(head) + group + lane;
-        for (int64_t d = 0; d < dims; ++d) out[d * 16] = k[d];
-        return;
-    }
-    uint16_t* out = reinterpret_cast<uint16_t*>(head) + group + lane * 2;
-    for (int64_t d = 0; d < dims; d += kLanes) {
-        uint16_t rounded[kLanes];
-        store_bf16(rounded, load(k + d));
-        for (int64_t i = 0; i < kLanes; i += 2) std::memcpy(out + (d + i) * 16, rounded + i, 4);
-    }
-}
-
-// V of one token. The first token of a group of 32 zeroes it: probability 0 times a stale NaN would be NaN.
-void write_value(const KVLayer& kv, const float* v, int64_t slot, std::byte* head) {
-    const int64_t dims = kv.padded_dim, group = slot / 32 * 32 * dims;
-    const bool opens_group = slot % 32 == 0;
-    if (kv.is_float32) {
-        float* out = reinterpret_cast<float*>(head) + kBlockTokens * dims;
-        if (opens_group) std::memset(out + group, 0, static_cast<std::size_t>(32 * dims) * 4);
-        std::memcpy(out + slot * dims, v, static_cast<std::size_t>(dims) * 4);
-        return;
-    }
-    uint16_t* out = reinterpret_cast<uint16_t*>(head) + kBlockTokens * dims + group;
-    if (opens_group) std::memset(out, 0, static_cast<std::size_t>(32 * dims) * 2);
-    out += slot % 32 / 2 * 32 + slot % 2;
-    for (int64_t d = 0; d < dims; d += kLanes) {
-        uint16_t rounded[kLanes];
-        store_bf16(rounded, load(v + d));
-        for (int64_t i = 0; i < kLanes; ++i) out[d * 32 + i * 2] = rounded[i];
-    }
-}
-
 void write_query(const KVLayer& kv, const float* q, int64_t at, void* out) {
-    if (kv.is_float32) {
+    if (kv.dtype == KVDtype::kFloat32) {
         std::memcpy(static_cast<float*>(out) + at, q, static_cast<std::size_t>(kv.padded_dim) * 4);
         return;
     }
@@ -115,12 +79,16 @@ void rope_write(const RopeWriteArgs& args, const Batch& batch, int64_t kv_head, 
     const int64_t head_dim = kv.head_dim, dims = kv.padded_dim;
     const int64_t group = args.num_heads / kv.num_kv_heads;
     const int64_t key_at = args.num_heads * head_dim + kv_head * head_dim;
-    const int64_t value_at = key_at + kv.num_kv_heads * head_dim;
-    const int64_t head_bytes = kv.block_bytes / kv.num_kv_heads;
-    float* row = reinterpret_cast<float*>(scratch);
+    const int64_t value_from = key_at + kv.num_kv_heads * head_dim;
+    float *row = reinterpret_cast<float*>(scratch), *value = row + kMaxHeadDim;
+    for (int64_t i = 0; i < args.num_moves; ++i) {
+        const int32_t from = args.moves[2 * i], to = args.moves[2 * i + 1];
+        copy_token(kv, kv.head(from / kBlockTokens, kv_head), from % kBlockTokens,
+                   kv.head(to / kBlockTokens, kv_head), to % kBlockTokens);
+    }
     for (int64_t t = 0; t < batch.num_rows; ++t) {
         const float* x = args.qkv + t * args.stride;
-        const int64_t position = batch.positions[t], slot = position % kBlockTokens;
+        const int64_t position = batch.positions[t], slot = batch.slots[t];
         Statistics q_row{}, k_row{};  // every KV head's unit takes them anew: cheap beside its products
         if (args.norms_row) {
             q_row = statistics(x, args.num_heads * head_dim, args.q_norm);
@@ -131,12 +99,10 @@ void rope_write(const RopeWriteArgs& args, const Batch& batch, int64_t kv_head, 
             write_query(kv, row, (t * args.num_heads + h) * dims, args.q);
         }
         const int32_t* table = args.block_table + batch.row_request[t] * batch.max_blocks;
-        std::byte* head = kv.blocks + table[position / kBlockTokens] * kv.block_bytes + kv_head * head_bytes;
         prepare_head(args, x + key_at, args.k_norm, kv_head, k_row, position, row);
-        write_key(kv, row, slot, head);
-        std::memcpy(row, x + value_at, static_cast<std::size_t>(head_dim) * 4);
-        for (int64_t d = head_dim; d < dims; ++d) row[d] = 0.0f;
-        write_value(kv, row, slot, head);
+        std::memcpy(value, x + value_from, static_cast<std::size_t>(head_dim) * 4);
+        for (int64_t d = head_dim; d < dims; ++d) value[d] = 0.0f;
+        write_token(kv, row, value, kv.head(table[slot / kBlockTokens], kv_head), slot % kBlockTokens);
     }
 }
 

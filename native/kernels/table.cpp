@@ -13,7 +13,7 @@ GatedKernel gated;
 EmbedKernel embed;
 SoftcapKernel softcap;
 RopeWriteKernel rope_write;
-AttentionKernel attention_bfloat16, attention_float32;
+AttentionKernel attention_bfloat16, attention_float32, attention_int8;
 SampleKernel sample;
 ReadProbe read_probe;
 FlopsProbe float32_probe, int8_probe;
@@ -40,6 +40,7 @@ const KernelTable& table() noexcept {
                                         rope_write,
                                         attention_bfloat16,
                                         attention_float32,
+                                        attention_int8,
                                         sample};
     return kTable;
 }

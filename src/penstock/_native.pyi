@@ -52,12 +52,12 @@ class Program:
         self, x: int, num_heads: int, rotary: int, is_interleaved: bool, q_norm: NDArray[np.float32] | None,
         k_norm: NDArray[np.float32] | None, norm_kind: str, eps: float, offset: float, norms_row: bool,
         cos: NDArray[np.float32] | None, sin: NDArray[np.float32] | None, group: int, pool: NDArray[np.uint8],
-        first_byte: int, kv_heads: int, head_dim: int, is_float32: bool, out: int,
+        first_byte: int, kv_heads: int, head_dim: int, dtype: str, out: int,
     ) -> None: ...  # fmt: skip
     def attention(
         self, x: int, num_heads: int, scale: float, softcap: float, window: int, is_causal: bool,
         sinks: NDArray[np.float32] | None, slopes: NDArray[np.float32] | None, group: int,
-        pool: NDArray[np.uint8], first_byte: int, kv_heads: int, head_dim: int, is_float32: bool, out: int,
+        pool: NDArray[np.uint8], first_byte: int, kv_heads: int, head_dim: int, dtype: str, out: int,
     ) -> None: ...  # fmt: skip
     def gated(self, x: int, act: str, is_gated: bool, out: int) -> None: ...
     def softcap(self, x: int, cap: float, out: int) -> None: ...

@@ -77,6 +77,14 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             choices=("auto", "int8", "bfloat16"),
         ),
     ] = "auto"
+    kv_dtype: Annotated[
+        str,
+        option(
+            "How keys and values are kept. auto: in the compute dtype (faithful). int8: half of it, lossy.",
+            vllm="--kv-cache-dtype",
+            choices=("auto", "int8"),
+        ),
+    ] = "auto"
     max_context: Annotated[
         int | Auto, option("Longest prompt plus output, in tokens.", vllm="--max-model-len")
     ] = "auto"
@@ -160,8 +168,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     weight_format: str  # of the linear layers: a name of FORMATS; several of a mixed checkpoint, joined by +
     activations: str  # operand of integer codes: int8 | bfloat16
     head_format: str  # format of lm_head
-    kv_dtype: str  # float32 | bfloat16
-    is_faithful: bool  # the checkpoint's own weights and dtype, nothing approximated
+    kv_dtype: str  # a KV codec: float32 | bfloat16 | int8
+    is_faithful: bool  # the checkpoint's own weights and dtype, nothing approximated, keys and values neither
     max_context: int
     max_requests: int
     max_step_tokens: int

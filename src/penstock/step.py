@@ -65,7 +65,15 @@ class SamplingRows:
 
 @dataclass(frozen=True, slots=True)
 class StepInput:
-    """One forward pass over T rows of B requests, flat and never padded."""
+    """One forward pass over T rows of B requests, flat and never padded.
+
+    Rows of a tree are alternatives: siblings share a position, and a row reads what is before its request's
+    first position, its own path, and itself. So verifying a draft gives the bits of decoding it.
+
+        slot      70 71 72 73 74       from the request's first position on
+        parent    -1  0  0  1  1       as rows of the step
+        position  70 71 71 72 72       rows 0 and 1 are in place; the others are drafts beside a path
+    """
 
     tokens: np.ndarray  # [T] int32
     positions: np.ndarray  # [T] int32
@@ -75,6 +83,23 @@ class StepInput:
     logit_rows: np.ndarray  # [R] int32: the rows that need logits
     sampling: SamplingRows  # R rows
     taps: tuple[str, ...] = ()  # named values to return ("logits")
+    # A tree of drafts: the row before each, -1 for rows at their request's first position; None: no tree.
+    parents: np.ndarray | None = None  # [T] int32
+    # Made before anything else, in order: keys and values of accepted drafts from their slots to their
+    # positions. block_id * block_size + slot in it, from and to; one array per KV group, or none at all.
+    moves: tuple[np.ndarray, ...] = ()  # [G] of [N,2] int32
+
+    def slots(self) -> np.ndarray:
+        """[T] int32: where each row's key and value lie, counted in its request's blocks.
+
+        Positions, but for trees: their rows lie one after the other from the request's first position on,
+        and `context_len` counts slots.
+        """
+        if self.parents is None:
+            return self.positions
+        counts = np.diff(self.query_start)
+        starts = np.repeat(self.positions[self.query_start[:-1]] - self.query_start[:-1], counts)
+        return (starts + np.arange(len(self.tokens))).astype(np.int32)
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,9 +41,15 @@ ATTENTIONS = {
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}
 
 
-def program_of(attention: AttentionSpec, dtype: str) -> Program:
-    spec = ModelSpec(64, 96, (LayerSpec(attention, MLPSpec(64), NORM),) * 2, NORM, MAX_CONTEXT, False)
-    return fuse(build(spec, weight_format=dtype, head_format=dtype, kv_dtype=dtype, max_context=MAX_CONTEXT))
+def program_of(
+    attention: AttentionSpec, dtype: str, *, kv_dtype: str | None = None, max_context: int = MAX_CONTEXT
+) -> Program:
+    spec = ModelSpec(64, 96, (LayerSpec(attention, MLPSpec(64), NORM),) * 2, NORM, max_context, False)
+    return fuse(
+        build(
+            spec, weight_format=dtype, head_format=dtype, kv_dtype=kv_dtype or dtype, max_context=max_context
+        )
+    )
 
 
 def random_weights(program: Program) -> dict[str, np.ndarray]:
@@ -62,7 +68,7 @@ def reference(program: Program) -> Executor:
     return ReferenceExecutor(program, random_weights(program), num_kv_blocks=blocks, block_size=64)
 
 
-def cpu(program: Program, *, isa: str | None = None, threads: int = 1) -> Executor:
+def cpu(program: Program, *, isa: str | None = None, threads: int = 1, num_blocks: int = 9) -> Executor:
     loaded = LoadedWeights()
     for name, values in random_weights(program).items():
         use = program.weights[name]
@@ -75,7 +81,7 @@ def cpu(program: Program, *, isa: str | None = None, threads: int = 1) -> Execut
             loaded.packed[name] = aligned
         else:
             (loaded.vectors if use.kind == "vector" else loaded.embeddings)[name] = values
-    limits = Limits(256, 256, (9,) * len(program.kv_groups))
+    limits = Limits(640, 640, (num_blocks,) * len(program.kv_groups))
     return CpuExecutor(program, loaded, limits, isa=isa or native.best_isa(), pool=native.Pool(threads))
 
 
@@ -124,6 +130,21 @@ def test_rows_have_the_same_bytes_alone_in_company_and_in_chunks(name: str, dtyp
             got = logits(cpu(program, isa=isa, threads=2), steps, num_groups=1)
 
             assert [rows.tobytes() for rows in got] == [rows.tobytes() for rows in expected]
+
+
+@pytest.mark.parametrize("name", ["plain", "window, qk-norm", "sinks"])
+def test_int8_keys_and_values_are_near_the_reference_and_invariant(name: str) -> None:
+    program = program_of(ATTENTIONS[name], "bfloat16", kv_dtype="int8")
+    expected = logits(reference(program), TOGETHER, num_groups=1)
+    first = logits(cpu(program), TOGETHER, num_groups=1)
+
+    for one, other in zip(first, expected, strict=True):
+        assert np.abs(one - other).max() < 4e-2 * np.abs(other).max()
+    for isa in native.isas():
+        for steps in (APART, IN_CHUNKS):
+            got = logits(cpu(program, isa=isa, threads=2), steps, num_groups=1)
+
+            assert [rows.tobytes() for rows in got] == [rows.tobytes() for rows in first]
 
 
 def test_attention_both_ways_refuses_a_part_of_a_request() -> None:

@@ -25,7 +25,7 @@ SMALL = {
     "S": 12,
     "U": 14,
 }
-HEADS = SMALL | {"D": 16, "Q": 64, "C": 32, "r2": 8, "W": 16, "Y": 16, "h": 4}
+HEADS = SMALL | {"D": 16, "Q": 64, "C": 32, "r2": 8, "W": 16, "Y": 16, "h": 4, "J": 3}
 LONG = HEADS | {"P": 64, "M": 20, "X": 41, "S": 1280, "T": 4}  # more than two splits of 512
 ONE = SMALL | {"T": 1, "K": 1, "N": 1, "H": 1, "F": 1, "R": 1}
 GQA = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 16}
@@ -76,15 +76,19 @@ CASES: list[tuple[str, Mapping[str, int], dict[str, Any]]] = [
     ("rope", HEADS, {"head_dim": 16}),
     ("rope", HEADS, {"head_dim": 16, "interleaved": True}),
     ("rope", HEADS | {"r2": 4}, {"head_dim": 16}),
-    *[("round", SMALL, {"to": to}) for to in ("float32", "bfloat16")],
+    *[("round", HEADS | {"K": 48}, {"to": to, "head_dim": 16}) for to in ("float32", "bfloat16", "int8")],
     ("rows_norm_operand", SMALL, NORM | {"to": "bfloat16"}),
     ("softcap", SMALL, {"cap": 3.0}),
-    *[("split_rope_write", HEADS, WRITE | {"to": to}) for to in ("float32", "bfloat16")],
-    ("split_rope_write", HEADS | {"W": 64, "Y": 32}, WRITE | {"norm": LAYER, "to": "float32"}),
+    *[("split_rope_write", HEADS, WRITE | {"to": to, "kv_to": to}) for to in ("float32", "bfloat16")],
+    (
+        "split_rope_write",
+        HEADS | {"W": 64, "Y": 32},
+        WRITE | {"norm": LAYER, "to": "bfloat16", "kv_to": "int8"},
+    ),
     (
         "split_rope_write",
         HEADS | {"W": 64, "Y": 32, "r2": 3},
-        WRITE | {"norm_row": True, "interleaved": True, "to": "float32"},
+        WRITE | {"norm_row": True, "interleaved": True, "to": "float32", "kv_to": "float32"},
     ),
     ("take_rows", SMALL, {}),
 ]
@@ -105,7 +109,7 @@ def make_operand(operand: Operand, sizes: Mapping[str, int], rng: np.random.Gene
     shape = tuple(dim.size(sizes) for dim in operand.dims)
     if operand.name == "block_table":
         return rng.permutation(sizes["X"])[: shape[0] * shape[1]].reshape(shape).astype(np.int32)
-    if operand.name == "positions":
+    if operand.name in {"positions", "slots"}:
         return rng.permutation(sizes[operand.below])[: shape[0]].astype(np.int32)
     if operand.name == "routing":
         experts = np.array([rng.permutation(4)[: shape[1] // 2] for _ in range(shape[0])], np.float32)
@@ -213,7 +217,7 @@ def test_where_arrays_lie_in_memory_does_not_matter(name, sizes, attrs):
 
 
 @pytest.mark.parametrize(
-    ("name", "attrs"), [("kv_write", {}), ("split_rope_write", WRITE | {"to": "bfloat16"})]
+    ("name", "attrs"), [("kv_write", {}), ("split_rope_write", WRITE | {"to": "bfloat16", "kv_to": "int8"})]
 )
 def test_the_cache_is_the_same_whether_rows_come_together_or_alone(name, attrs):
     op = OPS[name]

@@ -109,7 +109,7 @@ def _plan(report: Report, loaded: "Loaded") -> list[str]:
     report["plan"] = {name: getattr(plan, name) for name in plan.__struct_fields__}
     report["fingerprint"] = loaded.fingerprint
     promise = "faithful" if plan.is_faithful else "lossy"
-    lines = [f"plan for {loaded.name}: {promise} weights, fingerprint {loaded.fingerprint}"]
+    lines = [f"plan for {loaded.name}: {promise}, fingerprint {loaded.fingerprint}"]
     for name in plan.__struct_fields__:
         if name not in ("reasons", "is_faithful"):
             reason = plan.reasons.get(name, "")

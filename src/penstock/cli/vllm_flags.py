@@ -26,7 +26,6 @@ NOT_THERE = {  # flag -> why it is refused
     "-tp": "a model runs in one process so far",
     "--pipeline-parallel-size": "a model runs in one process so far",
     "--data-parallel-size": "a model runs in one process so far",
-    "--kv-cache-dtype": "keys and values follow the compute dtype so far",
     "--enable-lora": "adapters cannot be loaded so far",
     "--lora-modules": "adapters cannot be loaded so far",
     "--speculative-config": "there is no speculation so far",

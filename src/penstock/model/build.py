@@ -184,19 +184,21 @@ def _attention(
     q = _positioned(b, "attn.q", spec, q, width, table)
     k = _positioned(b, "attn.k", spec, k, kv_width, table)
     q, k, v = (
-        b(f"attn.{name}_rounded", round_to, value, to=formats.attention)
-        for name, value in (("q", q), ("k", k), ("v", v))
+        b(f"attn.{name}_rounded", round_to, value, to=to, head_dim=spec.head_dim)
+        for name, value, to in (("q", q, formats.attention), ("k", k, formats.kv), ("v", v, formats.kv))
     )
-    where = ("step.positions", "step.row_request", f"step.block_table.{kv.group}")
+    where = ("step.row_request", f"step.block_table.{kv.group}")
     slopes = b.constant(f"slopes.{kv.layer}", np.array(spec.slopes, np.float32)) if spec.slopes else None
     state = b.kv(kv)
-    b("attn.kv", kv_write, k, v, state, *where)
+    b("attn.kv", kv_write, k, v, state, "step.slots", *where)
     y = b(
         "attn.heads",
         attention,
         q,
         state,
+        "step.positions",
         *where,
+        "step.path",
         None if spec.is_causal else "step.context_len",
         b.vector("attn.sinks", spec.num_heads) if spec.sinks else None,
         slopes,

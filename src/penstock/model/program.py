@@ -55,7 +55,7 @@ class KVLayer:
     group: int
     num_kv_heads: int
     head_dim: int
-    dtype: str  # float32 | bfloat16
+    dtype: str  # a KV codec: float32 | bfloat16 | int8
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -129,7 +129,11 @@ class Program:
         }
         shapes |= {name: value.shape for name, value in self.constants.items()}
         shapes |= {"step.tokens": (sizes["T"],), "step.positions": (sizes["T"],)}
-        shapes |= {"step.context_len": (sizes["B"],)}
+        shapes |= {
+            "step.context_len": (sizes["B"],),
+            "step.slots": (sizes["T"],),
+            "step.path": (sizes["T"], 1),
+        }
         shapes |= {"step.row_request": (sizes["T"],), "step.logit_rows": (sizes["R"],)}
         return shapes
 

@@ -26,26 +26,29 @@ class KVBlocks:
 
 
 @op(
-    dims="k[T,C], v[T,C], kv, positions[T]:S, row_request[T]:B, block_table[B,M]:X -> kv",
+    dims="k[T,C], v[T,C], kv, slots[T]:S, row_request[T]:B, block_table[B,M]:X -> kv",
     tolerance={"float32": 0.0, "bfloat16": 0.0},
     flops=lambda _: 0,
     traffic=lambda d, w: 2 * d["T"] * d["C"] * (4 + w.get("kv", 4)),
     mutates=("kv",),
 )
 def kv_write(
-    k: Array, v: Array, kv: KVBlocks, positions: Array, row_request: Array, block_table: Array
+    k: Array, v: Array, kv: KVBlocks, slots: Array, row_request: Array, block_table: Array
 ) -> KVBlocks:
-    """Put every row's key and value where its request's block table says; returns `kv`, written in place."""
-    block_ids = block_table[row_request, positions // kv.block_size]
-    kv.keys[block_ids, positions % kv.block_size] = k
-    kv.values[block_ids, positions % kv.block_size] = v
+    """Put every row's key and value where its request's block table says; returns `kv`, written in place.
+
+    A slot is the row's position, but for drafts of a tree, which lie one after the other.
+    """
+    block_ids = block_table[row_request, slots // kv.block_size]
+    kv.keys[block_ids, slots % kv.block_size] = k
+    kv.values[block_ids, slots % kv.block_size] = v
     return kv
 
 
 @op(
     dims=(
-        "q[T,Q], kv, positions[T]:S, row_request[T]:B, block_table[B,M]:X, context_len[B]:S?,"
-        " sinks[h]?, slopes[h]? -> y[T,Q]"
+        "q[T,Q], kv, positions[T]:S, row_request[T]:B, block_table[B,M]:X, path[T,J]:S?,"
+        " context_len[B]:S?, sinks[h]?, slopes[h]? -> y[T,Q]"
     ),
     tolerance={"float32": 1e-5, "bfloat16": 2**-7},
     flops=lambda d: 4 * d["T"] * d["S"] * d["Q"],
@@ -57,6 +60,7 @@ def attention(
     positions: Array,
     row_request: Array,
     block_table: Array,
+    path: Array | None,
     context_len: Array | None,
     sinks: Array | None,
     slopes: Array | None,
@@ -73,9 +77,10 @@ def attention(
 
         y = softmax(q k^T * scale) v, one key head for num_heads / num_kv_heads query heads
 
-    With `context_len` attention goes both ways: over all positions of the request, those nearer than
-    `window`; the whole request is in the step. `sinks`: one more score per head, which takes its part of the
-    softmax and has no value. `slopes`: a score gains -slope * distance (ALiBi; Press et al. 2021,
+    `path`: the slots of the last J positions that a row reads, its own last; without it, a key lies at its
+    position. With `context_len` attention goes both ways: over all positions of the request, those nearer
+    than `window`; the whole request is in the step. `sinks`: one more score per head, which takes its part
+    of the softmax and has no value. `slopes`: a score gains -slope * distance (ALiBi; Press et al. 2021,
     arXiv:2108.12409).
 
     In splits of 512 tokens: probabilities are taken relative to the split's maximum, rounded by `to`,
@@ -93,7 +98,8 @@ def attention(
         total, peak, out = _row_start(query)
         for begin in range(first // SPLIT_TOKENS * SPLIT_TOKENS, end, SPLIT_TOKENS):
             tokens = np.arange(max(begin, first), min(begin + SPLIT_TOKENS, end))
-            place = blocks[tokens // kv.block_size], tokens % kv.block_size
+            slots = tokens if path is None else _slots(tokens, int(position), path[t])
+            place = blocks[slots // kv.block_size], slots % kv.block_size
             keys = kv.keys[place].reshape(-1, num_kv_heads, 1, head_dim)
             values = kv.values[place].reshape(-1, num_kv_heads, 1, head_dim)
             scores = (keys * query).sum(axis=-1) * np.float32(scale)
@@ -116,6 +122,13 @@ def attention(
             total, out = total * keep + np.exp(sink - new_peak), out * keep[..., None]
         y[t] = (out / total[..., None]).ravel()
     return y
+
+
+def _slots(tokens: Array, position: int, path: Array) -> Array:
+    """Where the keys of `tokens` lie for the row at `position`."""
+    from_end = position - tokens
+    is_near = (from_end >= 0) & (from_end < len(path))
+    return np.where(is_near, path[np.where(is_near, len(path) - 1 - from_end, 0)], tokens)
 
 
 def _row_start(query: Array) -> tuple[Array, Array, Array]:

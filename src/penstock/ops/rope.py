@@ -41,7 +41,7 @@ def rope(
 
 @op(
     dims=(
-        "qkv[T,Q+2C], q_norm[W]?, k_norm[Y]?, positions[T]:S, cos[S,r2]?, sin[S,r2]?, kv,"
+        "qkv[T,Q+2C], q_norm[W]?, k_norm[Y]?, positions[T]:S, slots[T]:S, cos[S,r2]?, sin[S,r2]?, kv,"
         " block_table[B,M]:X, row_request[T]:B -> q[T,Q]"
     ),
     tolerance={"float32": 1e-5, "bfloat16": 2**-7},
@@ -57,6 +57,7 @@ def split_rope_write(
     q_norm: Array | None,
     k_norm: Array | None,
     positions: Array,
+    slots: Array,
     cos: Array | None,
     sin: Array | None,
     kv: KVBlocks,
@@ -70,6 +71,7 @@ def split_rope_write(
     norm: Mapping[str, Any],
     interleaved: bool,
     to: str,
+    kv_to: str,
 ) -> Array:
     """q, k, v out of one row; optional norms and rope on q and k; rounded; k and v into the cache.
 
@@ -84,5 +86,6 @@ def split_rope_write(
     if cos is not None and sin is not None:
         q = rope(q, positions, cos, sin, head_dim=head_dim, interleaved=interleaved)
         k = rope(k, positions, cos, sin, head_dim=head_dim, interleaved=interleaved)
-    kv_write(round_to(k, to=to), round_to(v, to=to), kv, positions, row_request, block_table)
+    k, v = (round_to(x, to=kv_to, head_dim=head_dim) for x in (k, v))
+    kv_write(k, v, kv, slots, row_request, block_table)
     return np.asarray(round_to(q, to=to))

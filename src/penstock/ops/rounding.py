@@ -25,19 +25,24 @@ def to_bfloat16(x: Array) -> Array:
     return rounded.astype(np.uint32).view(np.float32)
 
 
-def through_int8(x: Array) -> Array:
-    """Every row, 128 values at a time, as int8 codes times a scale: rne(x * (127 / amax)) * (amax / 127).
+def int8_codes(block: Array) -> tuple[Array, Array]:
+    """Codes rne(x * (127 / amax)) and scales amax / 127 of each row; both 0 where amax is tiny.
 
-    A block that holds NaN or Inf is all NaN.
+    A row that holds NaN or Inf has the scale NaN.
     """
+    amax = np.abs(block).max(axis=1, keepdims=True)
+    inverse = np.divide(np.float32(127), amax, out=np.zeros_like(amax), where=amax >= INT8_SMALLEST)
+    code = np.rint(np.where(np.isfinite(amax), block, np.float32(0)) * inverse) + np.float32(0)  # no -0
+    scale = np.where(amax >= INT8_SMALLEST, amax * np.float32(1 / 127), np.float32(0))
+    return code, np.where(np.isfinite(amax), scale, np.float32(np.nan))
+
+
+def through_int8(x: Array, *, block_size: int = INT8_BLOCK) -> Array:
+    """Every row, `block_size` values at a time, as what its int8 codes stand for: code * scale."""
     y = np.empty_like(x, dtype=np.float32)
-    for begin in range(0, x.shape[1], INT8_BLOCK):
-        block = x[:, begin : begin + INT8_BLOCK]
-        amax = np.abs(block).max(axis=1, keepdims=True)
-        inverse = np.divide(np.float32(127), amax, out=np.zeros_like(amax), where=amax >= INT8_SMALLEST)
-        code = np.rint(np.where(np.isfinite(amax), block, np.float32(0)) * inverse)
-        scale = np.where(np.isfinite(amax), amax * np.float32(1 / 127), np.float32(np.nan))
-        y[:, begin : begin + INT8_BLOCK] = code * scale
+    for begin in range(0, x.shape[1], block_size):
+        code, scale = int8_codes(x[:, begin : begin + block_size])
+        y[:, begin : begin + block_size] = code * scale
     return y
 
 
@@ -60,9 +65,15 @@ def operand(x: Array, *, to: str) -> Array:
 @op(
     name="round",
     dims="x[T,K] -> y[T,K]",
-    tolerance={"float32": 0.0, "bfloat16": 0.0},
+    tolerance={"float32": 0.0, "bfloat16": 0.0, "int8": 0.0},
     flops=lambda d: d["T"] * d["K"],
 )
-def round_to(x: Array, *, to: str) -> Array:
-    """x as the KV cache and attention hold it: bfloat16, or untouched where the cache is float32."""
+def round_to(x: Array, *, to: str, head_dim: int = 0) -> Array:
+    """x as attention and the KV cache hold it: bfloat16, or untouched where the cache is float32.
+
+    int8, which only a cache is: coded per row and head of `head_dim`; the reference returns what the codes
+    stand for.
+    """
+    if to == "int8":
+        return through_int8(x, block_size=head_dim)
     return x if to == "float32" else to_bfloat16(x)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from penstock.config import EngineConfig, Plan
 from penstock.errors import ConfigError, ModelLoadError, OutOfMemoryError
+from penstock.kv.codec import CODECS
 from penstock.kv.groups import KVGroup, make_groups, split_blocks, total_bytes
 from penstock.model.spec import ModelSpec
 from penstock.planner.machine import Machine
@@ -61,15 +62,19 @@ def make_plan(config: EngineConfig, spec: ModelSpec, facts: Facts, machine: Mach
     activations = _activations(config, facts, weight_format, reasons)
     if contract == "int8":
         contract = activations
-    kv_dtype = "float32" if contract == "float32" else "bfloat16"
-    reasons["kv_dtype"] = reasons["dtype"] = f"follows the {contract} arithmetic"
+    dtype = "float32" if contract == "float32" else "bfloat16"
+    reasons["dtype"] = f"follows the {contract} arithmetic"
+    kv_dtype = _kv_dtype(config, dtype, reasons)
     own = weight_format if facts.code_formats else facts.checkpoint_dtype
-    is_faithful = weight_format in (own, "float32") and contract != "int8"
+    has_own_weights = weight_format in (own, "float32") and contract != "int8"
+    is_faithful = has_own_weights and CODECS[kv_dtype].exact
     reasons["is_faithful"] = (
         "int8 activations approximate"
-        if facts.code_formats and not is_faithful
-        else f"{weight_format} holds {own} weights {'exactly' if is_faithful else 'approximately'}"
+        if facts.code_formats and not has_own_weights
+        else f"{weight_format} holds {own} weights {'exactly' if has_own_weights else 'approximately'}"
     )
+    if not CODECS[kv_dtype].exact:
+        reasons["is_faithful"] += f", {kv_dtype} keys and values approximately"
     weight_bytes = facts.weight_bytes(weight_format, head_format)
     reasons["weight_bytes"] = "packed matrices; tables of embeddings stay in their file"
     if weight_bytes > machine.available_bytes:
@@ -93,7 +98,7 @@ def make_plan(config: EngineConfig, spec: ModelSpec, facts: Facts, machine: Mach
     return Plan(
         backend=backend,
         isa=facts.native_isa or "" if backend == "cpu" else "",
-        dtype="float32" if contract == "float32" else "bfloat16",
+        dtype=dtype,
         contract=contract,
         weight_format=weight_format,
         head_format=head_format,
@@ -213,6 +218,17 @@ def _activations(config: EngineConfig, facts: Facts, weight_format: str, reasons
         return "bfloat16"
     reasons["activations"] = "as quick as integers go; --activations bfloat16 loses less"
     return "int8"
+
+
+def _kv_dtype(config: EngineConfig, dtype: str, reasons: dict[str, str]) -> str:
+    if config.kv_dtype == "auto":
+        reasons["kv_dtype"] = "that of the attention: nothing is lost"
+        return dtype
+    if config.kv_dtype not in CODECS or CODECS[config.kv_dtype].exact:
+        lossy = [name for name in CODECS if not CODECS[name].exact]
+        raise ConfigError(f"kv_dtype {config.kv_dtype!r} is none of auto, {', '.join(lossy)}.")
+    reasons["kv_dtype"] = f"--kv-dtype {config.kv_dtype}: lossy"
+    return config.kv_dtype
 
 
 def _block_size(config: EngineConfig, backend: str, reasons: dict[str, str]) -> int:

@@ -8,7 +8,7 @@ from penstock.ops.rope import rope
 
 HEADS = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 8}
 SCALE = 8**-0.5
-CAUSAL = (None, None, None)  # neither both ways, nor sinks, nor ALiBi
+CAUSAL = (None, None, None, None)  # no tree, not both ways, no sinks, no ALiBi
 
 
 def filled(
@@ -93,7 +93,7 @@ def test_both_ways_a_row_sees_what_comes_after_it(window):
     kv, k, v, table = filled(21, 5)
     q = np.random.default_rng(1).standard_normal((1, 32), np.float32)
     attrs = HEADS | {"scale": SCALE, "window": window, "softcap": None, "to": "float32"}
-    y = attention(q, kv, np.array([9]), np.array([0]), table, np.array([20]), None, None, **attrs)
+    y = attention(q, kv, np.array([9]), np.array([0]), table, None, np.array([20]), None, None, **attrs)
     tokens = np.arange(20) if window != 4 else np.arange(6, 13)
 
     assert np.allclose(y[0], softmax_rows(q[0], k, v, 9, tokens=tokens), rtol=1e-5, atol=1e-6)
@@ -104,7 +104,7 @@ def test_sinks_and_slopes_of_every_head():
     q = np.random.default_rng(1).standard_normal((1, 32), np.float32)
     sinks, slopes = np.array([-9, 0, 5, 20], np.float32), np.array([0.5, 0.1, 0.01, 0], np.float32)
     attrs = HEADS | {"scale": SCALE, "window": None, "softcap": None, "to": "float32"}
-    y = attention(q, kv, np.array([1200]), np.array([0]), table, None, sinks, slopes, **attrs)
+    y = attention(q, kv, np.array([1200]), np.array([0]), table, None, None, sinks, slopes, **attrs)
     expected = softmax_rows(q[0], k, v, 1200, tokens=np.arange(1201), sinks=sinks, slopes=slopes)
 
     assert np.allclose(y[0], expected, rtol=1e-4, atol=1e-6)

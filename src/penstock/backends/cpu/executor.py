@@ -72,7 +72,7 @@ class CpuExecutor:
             rows.typical_p, rows.repetition_penalty, rows.presence_penalty, rows.frequency_penalty, rows.seed,
             rows.position, rows.target, rows.num_logprobs, rows.history_start, rows.history_token,
             rows.history_count, rows.bias_start, rows.bias_token, rows.bias_value, rows.allowed, sampled,
-            logprob, rank, top_token, top_logprob,
+            logprob, rank, top_token, top_logprob, step.parents, list(step.moves),
         )  # fmt: skip
         taps: dict[str, np.ndarray] = {}
         if "logits" in step.taps:

@@ -96,7 +96,7 @@ def _product(
 
 
 def _split_rope_write(low: "Lowering", call: Call) -> None:
-    qkv, q_norm, k_norm, _, cos, sin, kv, _, _ = call.inputs
+    qkv, q_norm, k_norm, _, _, cos, sin, kv, _, _ = call.inputs
     attrs = call.attrs
     pool, first_byte, layer = low.kv(kv)
     cos_table, sin_table = low.constant(cos), low.constant(sin)
@@ -108,19 +108,19 @@ def _split_rope_write(low: "Lowering", call: Call) -> None:
         low[qkv], attrs["num_heads"], rotary, attrs["interleaved"], low.vector(q_norm), low.vector(k_norm),
         norm.get("kind", "rms"), norm["eps"], norm.get("weight_offset", 0.0), attrs["norm_row"], cos_table,
         sin_table, layer.group, pool, first_byte, attrs["num_kv_heads"], attrs["head_dim"],
-        layer.dtype == "float32", out,
+        layer.dtype, out,
     )  # fmt: skip
 
 
 def _attention(low: "Lowering", call: Call) -> None:
-    q, kv, _, _, _, context_len, sinks, slopes = call.inputs
+    q, kv, _, _, _, _, context_len, sinks, slopes = call.inputs
     attrs = call.attrs
     pool, first_byte, layer = low.kv(kv)
     out = low.floats(call, attrs["num_heads"] * attrs["head_dim"])
     low.native.attention(
         low[q], attrs["num_heads"], attrs["scale"], attrs.get("softcap") or 0.0, attrs.get("window") or 0,
         context_len is None, low.vector(sinks), low.constant(slopes), layer.group, pool, first_byte,
-        attrs["num_kv_heads"], attrs["head_dim"], layer.dtype == "float32", out,
+        attrs["num_kv_heads"], attrs["head_dim"], layer.dtype, out,
     )  # fmt: skip
 
 

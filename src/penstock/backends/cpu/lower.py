@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from penstock import _native
 from penstock.backends.cpu.kernels import CPU
+from penstock.kv.codec import CODECS
 from penstock.model.program import Call, KVLayer, Program
 from penstock.weights.loader import DTYPE_NAMES, LoadedWeights
 
@@ -29,8 +30,7 @@ class Limits:
 
 def block_bytes(layer: KVLayer) -> int:
     """Bytes of one 64-token block of one layer, all KV heads."""
-    padded = -(-layer.head_dim // 32) * 32
-    return layer.num_kv_heads * 2 * BLOCK_TOKENS * padded * (4 if layer.dtype == "float32" else 2)
+    return BLOCK_TOKENS * layer.num_kv_heads * CODECS[layer.dtype].bytes_per_token(layer.head_dim)
 
 
 def plan_arena(sizes: Sequence[int], lifetimes: Sequence[tuple[int, int]]) -> tuple[list[int], int]:

@@ -54,7 +54,10 @@ class ReferenceExecutor:
 
     def forward(self, step: StepInput) -> StepOutput:
         """Write the step's keys and values, draw a token for every row of `logit_rows`."""
+        self._move(step)
         values = self._state | {
+            "step.slots": step.slots(),
+            "step.path": None if step.parents is None else _paths(step),
             "step.tokens": step.tokens,
             "step.positions": step.positions,
             "step.context_len": step.context_len,
@@ -77,9 +80,35 @@ class ReferenceExecutor:
             taps=taps,
         )
 
+    def _move(self, step: StepInput) -> None:
+        for layer in self._program.kv_layers if step.moves else ():
+            kv = self._state[f"kv.{layer.layer}"]
+            assert isinstance(kv, KVBlocks)
+            for source, target in step.moves[layer.group]:
+                for rows in (kv.keys, kv.values):
+                    rows[divmod(target, kv.block_size)] = rows[divmod(source, kv.block_size)]
+
     def describe(self) -> Mapping[str, str]:
         """For `doctor` and the fingerprint. Every op is its numpy reference."""
         return {"backend": "reference", "isa": "", "kernels": f"numpy {np.__version__}"}
+
+
+def _paths(step: StepInput) -> Array:
+    """[T,J]: slots of the last J positions that each row reads; before its path keys are in place."""
+    assert step.parents is not None
+    slots, chains = step.slots(), []
+    for row in range(len(step.tokens)):
+        chain, at = [], row
+        while at >= 0:
+            chain.append(int(slots[at]))
+            at = int(step.parents[at])
+        chains.append(chain)
+    longest = max(map(len, chains))
+    path = np.empty((len(chains), longest), np.int32)
+    for row, chain in enumerate(chains):
+        before = range(int(step.positions[row]) - len(chain), int(step.positions[row]) - longest, -1)
+        path[row] = [*chain, *(max(0, p) for p in before)][::-1]
+    return path
 
 
 def _default_sampler() -> Sampler:

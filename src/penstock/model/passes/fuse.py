@@ -176,16 +176,20 @@ def _qkv(r: _Rewriter, write: Call) -> bool:
     chains = [_chain(r, value) for value in (reader.inputs[0], write.inputs[0], write.inputs[1])]
     if any(chain is None for chain in chains):
         return False
-    (q, q_norm, q_rope, q_round), (k, k_norm, k_rope, _), (v, v_norm, v_rope, _) = (c or [] for c in chains)
+    (q, q_norm, q_rope, q_round), (k, k_norm, k_rope, k_round), (v, v_norm, v_rope, _) = (
+        c or [] for c in chains
+    )
     products = [call for call in (q, k, v) if call is not None]
     same_norm = _norm_of(q_norm) == _norm_of(k_norm)
     same_rope = (q_rope and q_rope.inputs[1:]) == (k_rope and k_rope.inputs[1:])
-    if v_norm or v_rope or not same_norm or not same_rope or not r.can_join(products) or q_round is None:
+    if v_norm or v_rope or not same_norm or not same_rope or not r.can_join(products):
         return False
+    assert q_round is not None and k_round is not None
 
     layer = str(write.output).removesuffix("kv")  # layers.<i>.attn.
     joined = r.joined(products, f"{layer}qkv")
-    kv, positions, row_request, block_table = write.inputs[2:]
+    kv, slots, row_request, block_table = write.inputs[2:]
+    positions = reader.inputs[2]
     cos, sin = q_rope.inputs[2:] if q_rope else (None, None)
     norms = [call.inputs[1] if call else None for call in (q_norm, k_norm)]
     attrs = {
@@ -194,8 +198,9 @@ def _qkv(r: _Rewriter, write: Call) -> bool:
         "norm": _norm_of(q_norm),
         "interleaved": q_rope is not None and q_rope.attrs["interleaved"],
         "to": q_round.attrs["to"],
+        "kv_to": k_round.attrs["to"],
     }
-    inputs = (joined[-1].output, *norms, positions, cos, sin, kv, block_table, row_request)
+    inputs = (joined[-1].output, *norms, positions, slots, cos, sin, kv, block_table, row_request)
     written = Call(split_rope_write, inputs, q_round.output, attrs)
     swallowed = [call for chain in chains for call in chain or [] if call is not None]
     r.replace([*swallowed, write], [*joined, written])

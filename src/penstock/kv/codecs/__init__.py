@@ -1,0 +1,1 @@
+"""The KV codecs. A file here is registered by being here."""
