@@ -59,7 +59,7 @@ def test_a_plan_is_explained_as_it_would_be_run(here):
     assert {kernel["runs_on"] for kernel in report["kernels"]} == {f"native, {loaded.plan.isa}"}
     text = here("doctor", "penstock-tiny", "--no-measure", "--seed", "4").out
     for words in (
-        "faithful weights",
+        "penstock-tiny: faithful",
         "all that the model was made for",
         "kernels: native",
         "the cache holds",
@@ -70,7 +70,7 @@ def test_a_plan_is_explained_as_it_would_be_run(here):
 def test_lossy_weights_are_called_lossy(here):
     text = here("doctor", "penstock-tiny", "--no-measure", "--weights", "int4").out
 
-    assert "plan for penstock-tiny: lossy weights" in text
+    assert "plan for penstock-tiny: lossy" in text
     assert "int4_g64" in text
 
 

@@ -69,6 +69,20 @@ def test_beginnings_are_not_shared_where_rows_read_what_comes_after_them() -> No
     assert "after" in made.reasons["prefix_cache"]
 
 
+def test_int8_keys_and_values_are_lossy_and_say_so() -> None:
+    made = plan(kv_dtype="int8")
+
+    assert (made.kv_dtype, made.dtype, made.is_faithful) == ("int8", "bfloat16", False)
+    assert made.reasons["kv_dtype"] == "--kv-dtype int8: lossy"
+    assert "int8 keys and values approximately" in made.reasons["is_faithful"]
+    assert plan().is_faithful
+
+
+@pytest.mark.parametrize("kv_dtype", ["bfloat16", "fp8"])
+def test_what_is_no_lossy_kv_dtype_is_refused(kv_dtype: str) -> None:
+    refusal(ConfigError, kv_dtype, "int8", kv_dtype=kv_dtype)
+
+
 def test_without_options_everything_is_decided_and_has_a_reason() -> None:
     made = plan()
 
