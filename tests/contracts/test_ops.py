@@ -275,7 +275,7 @@ def composition(name: str, inputs: list[Any], attrs: Mapping[str, Any]) -> np.nd
 
 def split_rope_write(inputs: list[Any], a: Mapping[str, Any]) -> np.ndarray:
     """The queries alone; what is cached is compared by the programs of tests/unit/model."""
-    qkv, q_norm, _, positions, cos, sin, *_ = inputs
+    qkv, q_norm, _, positions, _, cos, sin, *_ = inputs
     width = a["num_heads"] * a["head_dim"]
     q = qkv[:, :width].copy()
     q = OPS["head_norm"](q, q_norm, span=width if a["norm_row"] else a["head_dim"], **a["norm"])
