@@ -11,7 +11,7 @@ TEXT = {"model": "penstock-tiny", "prompt": "def f(", "max_tokens": 4, "seed": 1
 
 
 def connect(port: int) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), timeout=20)
+    return socket.create_connection(("127.0.0.1", port), timeout=5)
 
 
 def head(method: str, path: str, **headers: object) -> bytes:
@@ -32,7 +32,7 @@ def exchange(port: int, data: bytes, *, until_closed: bool = False) -> bytes:
     """Send, then read one answer (or everything until the server closes). b"": closed without an answer."""
     with connect(port) as wire:
         wire.sendall(data)
-        return read_all(wire) if until_closed else read_answer(wire)
+        return read_all(wire) if until_closed else read_answer(wire, has_body=not data.startswith(b"HEAD"))
 
 
 def read_all(wire: socket.socket) -> bytes:
@@ -45,7 +45,7 @@ def read_all(wire: socket.socket) -> bytes:
     return got
 
 
-def read_answer(wire: socket.socket) -> bytes:
+def read_answer(wire: socket.socket, *, has_body: bool = True) -> bytes:
     got = b""
     while b"\r\n\r\n" not in got:
         try:
@@ -56,7 +56,7 @@ def read_answer(wire: socket.socket) -> bytes:
             return got
         got += piece
     top, _, body = got.partition(b"\r\n\r\n")
-    for line in top.split(b"\r\n"):
+    for line in top.split(b"\r\n") if has_body else ():
         if line.lower().startswith(b"content-length:"):
             while len(body) < int(line.partition(b":")[2]):
                 body += wire.recv(65536)

@@ -175,6 +175,8 @@ class StrictProtocol(HttpToolsProtocol):
             self.pipeline.appendleft((self.cycle, self.app))
 
     def _check_framing(self, version: str) -> None:
+        if version not in ("1.0", "1.1"):
+            self._stop(RefusalError(400, "invalid_http", "this server speaks HTTP/1.1."))
         lengths = [value for name, value in self.headers if name == b"content-length"]
         codings = [value for name, value in self.headers if name == b"transfer-encoding"]
         if (lengths and codings) or len(lengths) > 1 or (codings and version == "1.0"):
