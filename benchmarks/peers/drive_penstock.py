@@ -1,34 +1,27 @@
-"""penstock as one side of a comparison: drive_penstock.py MODEL THREADS '{"weights": "int4"}'.
-
-Besides the options of EngineConfig there is "head": a format for lm_head that the planner would not choose,
-to compare like with like (llama-quantize --pure).
-"""
+"""penstock as one side of a comparison: drive_penstock.py MODEL THREADS '{"weights": "int4"}'."""
 
 import json
 import math
 import sys
 from typing import Any
 
-import msgspec
 import numpy as np
 from protocol import Engine, serve
 
 from penstock import EngineConfig, SamplingParams
 from penstock.bench.workload import Bench
-from penstock.engine import build
+from penstock.engine.build import load_model
 from penstock.sampling.rows import RowRequest, make_rows
 from penstock.step import StepInput
 from penstock.weights.format import FORMATS
+
+LOGITS_ROWS = 32
 
 
 class Penstock:
     def __init__(self, model: str, threads: int, options: dict[str, Any]) -> None:
         limits = {"max_requests": 32, "max_context": 4096, "threads": threads, "memory_bytes": 2 << 30}
-        options = limits | options
-        if head := options.pop("head", None):
-            planned = build.make_plan
-            build.make_plan = lambda *a: msgspec.structs.replace(planned(*a), head_format=head)
-        self._loaded = build.load_model(model, EngineConfig(**options))
+        self._loaded = load_model(model, EngineConfig(**(limits | options)))
         self._bench = Bench(self._loaded)
 
     def describe(self) -> dict[str, Any]:
@@ -54,21 +47,27 @@ class Penstock:
         self._bench.llm.generate({"prompt_token_ids": prompt}, params, use_tqdm=False)
 
     def logits(self, ids: list[int], out: str) -> int:
-        rows = np.arange(len(ids), dtype=np.int32)
+        with open(out, "wb") as file:  # noqa: PTH123
+            for begin in range(0, len(ids), LOGITS_ROWS):
+                self._chunk(ids, begin, min(len(ids), begin + LOGITS_ROWS)).tofile(file)
+        return len(ids)
+
+    def _chunk(self, ids: list[int], begin: int, end: int) -> np.ndarray:
+        """Logits of ids[begin:end], those before them being in the cache."""
+        rows = np.arange(end - begin, dtype=np.int32)
         vocab_size = self._loaded.spec.vocab_size
-        blocks = -(-len(ids) // self._loaded.plan.block_size)
+        blocks = -(-end // self._loaded.plan.block_size)
         step = StepInput(
-            tokens=np.array(ids, np.int32),
-            positions=rows,
-            query_start=np.array([0, len(ids)], np.int32),
-            context_len=np.array([len(ids)], np.int32),
+            tokens=np.array(ids[begin:end], np.int32),
+            positions=rows + begin,
+            query_start=np.array([0, len(rows)], np.int32),
+            context_len=np.array([end], np.int32),
             block_tables=(np.arange(blocks, dtype=np.int32)[np.newaxis],),
             logit_rows=rows,
-            sampling=make_rows([RowRequest(SamplingParams(temperature=0), 0, 0) for _ in ids], vocab_size),
+            sampling=make_rows([RowRequest(SamplingParams(temperature=0), 0, 0) for _ in rows], vocab_size),
             taps=("logits",),
         )
-        self._loaded.executor.forward(step).taps["logits"].astype(np.float32).tofile(out)
-        return len(ids)
+        return self._loaded.executor.forward(step).taps["logits"]
 
 
 def make() -> Engine:

@@ -22,6 +22,8 @@ make_venv() {
 }
 
 make_model() {
+  mkdir -p "$folder/models"
+  if [ -d "$root/src/penstock/models/$1" ]; then ln -sfn "$root/src/penstock/models/$1" "$folder/models/$1"; fi
   if [ -e "$folder/models/$1/model.safetensors" ]; then return; fi
   (cd "$root" && "${PENSTOCK_PYTHON:-$root/.venv/bin/python}" -m benchmarks.models "$1" --out "$folder/models/$1")
 }

@@ -5,24 +5,30 @@ engines of a pair are loaded once; one runs while the other is stopped. Decode t
 in every engine, so that only decode is timed.
 """
 
+import heapq
 import json
 import re
 import statistics
 import sys
+import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+
 import penstock
 from penstock import env
 from penstock.backends.cpu.probe import Probe
+from penstock.bench.distance import distance
 from penstock.bench.driver import Driver
 from penstock.bench.kernels import Steal
 from penstock.bench.ratio import Ratio, ratio_of
 from penstock.bench.record import Row
 from penstock.errors import ConfigError
+from penstock.text.tokenizer import Tokenizer
 
 MAX_STEAL = 0.05  # a row above is void
 CONTEXT = 129  # 128 come from the caches; the first token of a run is not timed
@@ -34,6 +40,8 @@ WORKLOADS: Mapping[str, str] = {  # name -> the line a driver is told
     "prefill-2048": "prefill 2048",
 }
 START = "start"  # a process of each, from nothing to the first token of 128, and its peak memory
+LOGITS = "logits"  # of one text, against the peer's: the distance, not the speed
+LOGITS_TOKENS = 256
 START_LINES = ("prefill 128", f"decode 1 {CONTEXT} 16")
 
 
@@ -43,6 +51,7 @@ class Pair:
 
     name: str
     model: str
+    our_model: str  # what we load: the checkpoint, or the peer's own file
     ours: Mapping[str, Any]  # Any: options of EngineConfig
     peer: str
     weights: str
@@ -84,6 +93,7 @@ class Catalogue:
             Pair(
                 entry["name"],
                 entry["model"],
+                entry.get("our_model", "{folder}/models/{model}"),
                 entry["ours"],
                 entry["peer"],
                 entry["weights"],
@@ -103,15 +113,6 @@ class Catalogue:
         return [case for case in made if re.search(pattern, case.name)]
 
     def command(self, pair: Pair, threads: int, *, is_ours: bool) -> list[str]:
-        if is_ours:
-            model = str(self.folder / "models" / pair.model)
-            return [
-                sys.executable,
-                str(self.here / "drive_penstock.py"),
-                model,
-                str(threads),
-                json.dumps(pair.ours),
-            ]
         values = {
             "here": self.here,
             "folder": self.folder,
@@ -119,6 +120,10 @@ class Catalogue:
             "weights": pair.weights,
             "threads": threads,
         }
+        if is_ours:
+            model = pair.our_model.format(**values)
+            driver = str(self.here / "drive_penstock.py")
+            return [sys.executable, driver, model, str(threads), json.dumps(pair.ours)]
         return [part.format(**values) for part in self.commands[pair.peer]]
 
 
@@ -135,10 +140,11 @@ class Session:
 
     def run(self, cases: Sequence[Case], num_done: Mapping[str, int], num_blocks: int) -> Iterator[Row]:
         """One row per pair of runs, as soon as it is there; `num_done` pairs of a case are not run again."""
-        todo = [case for case in cases if num_done.get(case.name, 0) < 2 * num_blocks]
+        needed = {case.name: 1 if case.workload == LOGITS else 2 * num_blocks for case in cases}
+        todo = [case for case in cases if num_done.get(case.name, 0) < needed[case.name]]
         for pair in dict.fromkeys(case.pair.name for case in todo):
             of_pair = [case for case in todo if case.pair.name == pair]
-            loaded = [case for case in of_pair if case.workload != START]
+            loaded = [case for case in of_pair if case.workload in WORKLOADS]
             if loaded:
                 with self._driver(loaded[0].pair, is_ours=True) as ours:
                     ours.ready().stop()
@@ -149,6 +155,8 @@ class Session:
             for case in of_pair:
                 if case.workload == START:
                     yield from self._cold(case, num_done.get(case.name, 0), num_blocks)
+                elif case.workload == LOGITS:
+                    yield self._logits(case)
 
     def _driver(self, pair: Pair, *, is_ours: bool, watch: bool = False) -> Driver:
         command = self.catalogue.command(pair, self.threads, is_ours=is_ours)
@@ -184,11 +192,33 @@ class Session:
                     row[f"{name}_engine"] = driver.description
             yield row | {"steal": steal.share()}
 
+    def _logits(self, case: Case) -> Row:
+        """One text through both, one after the other; a row of distances."""
+        row = self._begin_row(case, 0, {}, {})
+        found = []
+        with tempfile.TemporaryDirectory() as folder:
+            ids = Path(folder) / "ids.json"
+            ids.write_text(json.dumps(_text_ids(self.catalogue.folder / "models" / case.pair.model)))
+            for is_ours, name in ((True, "ours"), (False, "theirs")):
+                out = Path(folder) / name
+                with self._driver(case.pair, is_ours=is_ours) as driver:
+                    num_rows = driver.ready().ask(f"logits {ids} {out}")["rows"]
+                    row[f"{name}_engine"] = driver.description
+                found.append(np.fromfile(out, np.float32).reshape(num_rows, -1))
+        return row | distance(*found) | {"steal": 0.0}
+
     def _begin_row(self, case: Case, index: int, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Row:
         return {
             "case": case.name, "index": index, "ours_engine": dict(ours), "theirs_engine": dict(theirs),
             "read_gbps": self.probe.read_bytes_per_s() / 1e9,
         }  # fmt: skip
+
+
+def _text_ids(model: Path) -> list[int]:
+    """The first tokens of a module of Python's own library, which every machine has."""
+    vocab_size = json.loads((model / "config.json").read_text())["vocab_size"]
+    tokenizer = Tokenizer.load(model, vocab_size)
+    return list(tokenizer.encode(Path(heapq.__file__).read_text()))[:LOGITS_TOKENS]
 
 
 def environment() -> dict[str, str]:
@@ -224,7 +254,7 @@ def verdicts(cases: Sequence[Case], rows: Sequence[Row], isa: str) -> list[Verdi
     """Of the cases that have rows; rows during which the host took too much of the processor are left out."""
     found = []
     for case in cases:
-        own = [row for row in rows if row["case"] == case.name]
+        own = [row for row in rows if row["case"] == case.name and case.workload != LOGITS]
         kept: list[Any] = [row for row in own if float(str(row["steal"])) <= MAX_STEAL]
         if kept:
             ours, theirs = ([float(row[name]) for row in kept] for name in ("ours", "theirs"))

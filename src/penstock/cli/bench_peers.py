@@ -80,7 +80,7 @@ def _measure(catalogue: "Catalogue", cases: "list[Case]", path: Path, options: a
     from penstock import _native, env
     from penstock.backends.cpu.executor import choose_isa
     from penstock.backends.cpu.probe import Probe
-    from penstock.bench.peers import Session, environment
+    from penstock.bench.peers import LOGITS, Session, environment
     from penstock.bench.record import append, read, stamp
     from penstock.planner.machine import this_machine
     from penstock.weights.arena import reserve
@@ -101,18 +101,29 @@ def _measure(catalogue: "Catalogue", cases: "list[Case]", path: Path, options: a
     for row in session.run(cases, num_done, options.blocks):
         name = str(row["case"])
         append(path, stamp(isa, threads) | {"run": runs.setdefault(name, begun)} | row)
-        print(f"{name} #{row['index']}: ours {row['ours']:.2f}, theirs {row['theirs']:.2f}", flush=True)
+        if name.endswith(LOGITS):
+            print(_distance(row), flush=True)
+        else:
+            print(f"{name} #{row['index']}: ours {row['ours']:.2f}, theirs {row['theirs']:.2f}", flush=True)
 
 
 def _print_table(cases: "list[Case]", path: Path) -> None:
     from penstock import env
     from penstock.backends.cpu.executor import choose_isa
-    from penstock.bench.peers import verdicts
+    from penstock.bench.peers import LOGITS, verdicts
     from penstock.bench.record import read
 
     rows = read(path)
     last: dict[object, object] = {row["case"]: row["run"] for row in rows}
     kept: list[Row] = [row for row in rows if row["run"] == last[row["case"]]]
+    logits = {case.name for case in cases if case.workload == LOGITS}
     found = verdicts(cases, kept, choose_isa(env.isa()))
     print(f"{'case':58} {'ours':>9} {'theirs':>9}  ratio of medians [95 %]; tokens/s, for start 1/s")
-    print("\n".join(map(str, found)))
+    print("\n".join([*map(str, found), *(_distance(row) for row in kept if row["case"] in logits)]))
+
+
+def _distance(row: "Row") -> str:
+    return (
+        f"{row['case']:58} KL {row['kl_mean']:.2e} (max {row['kl_max']:.1e})  top-1 {row['top1']:.1%}  "
+        f"rms {row['rms']:.2e}  largest error {row['max_error']:.2e}  {row['rows']} rows"
+    )

@@ -147,7 +147,7 @@ def test_peers_find_no_thread_settings_of_the_shell(monkeypatch):
 
 
 def test_rows_under_a_thieving_host_are_void():
-    pair = Pair("p", "m", {}, "x", "q", {"decode-1": (1.0, 1.5)})
+    pair = Pair("p", "m", "m", {}, "x", "q", {"decode-1": (1.0, 1.5)})
     case = Case(pair, "decode-1")
     rows = [
         {"case": case.name, "ours": o, "theirs": 1.0, "steal": s} for o, s in ((2, 0), (2, 0.01), (9, 0.06))

@@ -1,0 +1,197 @@
+"""Writes the tables of docs/benchmarks.md anew from the stored rows: python -m tools.benchmark_tables [--check].
+
+A table stands between `<!-- rows: NAME -->` and `<!-- end -->`; the text around it is people's. --check: change
+nothing, fail if a table is not what the rows say (a test asks that).
+"""
+
+import argparse
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from penstock.bench.kernels import FORMATS
+from penstock.bench.peers import LOGITS, Case, Catalogue, verdicts
+from penstock.bench.record import read
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "benchmarks.md"
+RESULTS = ROOT / "benchmarks" / "results"
+BEGIN, END = "<!-- rows: {} -->", "<!-- end -->"
+
+Row = dict[str, Any]
+
+
+def last(rows: Iterable[Row], key: Callable[[Row], object]) -> dict[object, Row]:
+    """The last row of every key."""
+    return {key(row): row for row in rows}
+
+
+def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    rows = [head, ["---"] * len(head), *lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in rows)
+
+
+def kernels() -> str:
+    """Products of the layers, by format and rows, on the last machine that has rows."""
+    rows = read(RESULTS / "kernels.jsonl")
+    found = last(
+        (r for r in rows if r["kernel"] == "layer linears"), lambda r: (r["isa"], r["format"], r["rows"])
+    )
+    isas = dict.fromkeys(isa for isa, _, _ in found)  # type: ignore[misc]  # keys as made above
+    parts = []
+    for isa in isas:
+        counts = sorted({r["rows"] for r in found.values() if r["isa"] == isa})
+        lines = []
+        for name in FORMATS:
+            cells = [found.get((isa, name, count)) for count in counts]
+            if any(cells):
+                lines.append([name, *("" if c is None else _shares(c) for c in cells)])
+        some = next(r for r in found.values() if r["isa"] == isa)
+        parts.append(
+            f"{some['cpu']}, {isa}, {some['threads']} threads, {_dates(found.values(), isa)}; share of the probed "
+            f"read / of the {'tile' if isa == 'amx' else 'vector'} unit's peak, by rows:\n\n"
+            + table(["format", *(f"M = {count}" for count in counts)], lines)
+        )
+    return "\n\n".join(parts)
+
+
+def _shares(row: Row) -> str:
+    return f"{row['of_read']:.0%} / {row['of_peak']:.0%}"
+
+
+def _dates(rows: Iterable[Row], isa: str) -> str:
+    days = sorted({str(row["date"])[:10] for row in rows if row["isa"] == isa})
+    return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+
+
+def attention() -> str:
+    rows = [r for r in read(RESULTS / "kernels.jsonl") if r["case"].startswith("attention")]
+    found = last(rows, lambda r: (r["isa"], r["case"]))
+    return table(
+        ["isa", "case", "us a call", "GB/s", "of read", "of FMA or tile peak"],
+        [
+            [r["isa"], r["case"], f"{r['us_per_call']:.0f}", f"{r['gbps']:.1f}", f"{r['of_read']:.0%}",
+             f"{r['of_peak']:.0%}"]
+            for r in found.values()
+        ],
+    )  # fmt: skip
+
+
+def sampler() -> str:
+    rows = [r for r in read(RESULTS / "kernels.jsonl") if r["case"].startswith("sampler")]
+    found = last(rows, lambda r: (r["isa"], r["case"]))
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for (isa, _), row in found.items():  # type: ignore[misc]  # keys as made above
+        kind, _, name = row["case"].removeprefix("sampler ").partition(": ")
+        cells.setdefault((isa, name), {})[kind] = f"{row['us_per_row']:.0f}"
+    lines = [
+        [isa, name, kinds.get("flat", ""), kinds.get("peaked", "")] for (isa, name), kinds in cells.items()
+    ]
+    return table(["isa", "parameters", "flat logits, us a row", "peaked"], lines)
+
+
+def peers() -> str:
+    """Every case that has rows: its last run, judged by the bar of the machine it ran on."""
+    lines = []
+    for case, rows in _last_runs():
+        isa = rows[0]["isa"]
+        for found in verdicts([case], rows, isa):
+            r = found.ratio
+            unit = 1 / found.ours if case.workload == "start" else found.ours
+            their = 1 / found.theirs if case.workload == "start" else found.theirs
+            judged = (
+                ""
+                if found.bar is None
+                else f"{found.bar:.2f} {'met' if r.meets(found.bar) else '**missed**'}"
+            )
+            read_gbps = statistics.median(row["read_gbps"] for row in rows)
+            lines.append(
+                [f"{case.pair.name}", case.workload, f"{unit:.1f}", f"{their:.1f}",
+                 f"{r.ratio:.2f} [{r.low:.2f}, {r.high:.2f}]", judged, str(r.num_pairs), isa, f"{read_gbps:.0f}",
+                 f"{rows[-1]['date'][:10]} {rows[-1]['commit']}"]
+            )  # fmt: skip
+    head = [
+        "ours, then the peer",
+        "workload",
+        "ours",
+        "theirs",
+        "ratio [95 %]",
+        "bar",
+        "pairs",
+        "isa",
+        "GB/s probed",
+        "run",
+    ]
+    return table(head, lines)
+
+
+def memory() -> str:
+    lines = []
+    for case, rows in _last_runs():
+        for side in ("ours", "theirs") if case.workload == "start" else ():
+            peak = max(row[f"{side}_pss_bytes"] for row in rows)
+            engine = rows[-1][f"{side}_engine"]
+            lines.append(
+                [case.pair.name, engine["engine"], str(engine["weights"]), f"{peak / 1e9:.2f}",
+                 f"{engine['weight_bytes'] / 1e9:.2f}", f"{peak / engine['weight_bytes']:.2f}"]
+            )  # fmt: skip
+    return table(["pair", "engine", "weights", "peak PSS, GB", "weights, GB", "ratio"], lines)
+
+
+def logits() -> str:
+    lines = []
+    for case, rows in _last_runs():
+        if case.workload == LOGITS:
+            row = rows[-1]
+            lines.append(
+                [case.pair.name, f"{row['kl_mean']:.1e}", f"{row['kl_max']:.1e}", f"{row['top1']:.1%}",
+                 f"{row['rms']:.1e}", f"{row['max_error']:.2g}", str(row["ours_engine"]["head"])]
+            )  # fmt: skip
+    head = ["ours, then the reference", "KL mean", "KL max", "top-1", "RMS", "largest error", "our head"]
+    return table(head, lines)
+
+
+def _last_runs() -> list[tuple[Case, list[Row]]]:
+    stored = read(RESULTS / "peers.jsonl")
+    found = []
+    for case in Catalogue.read(ROOT / "benchmarks" / "peers", Path()).cases(""):
+        own: list[Row] = [row for row in stored if row["case"] == case.name]
+        if own:
+            found.append((case, [row for row in own if row["run"] == own[-1]["run"]]))
+    return found
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "kernels": kernels,
+    "attention": attention,
+    "sampler": sampler,
+    "peers": peers,
+    "memory": memory,
+    "logits": logits,
+}
+
+
+def rewritten(page: str) -> str:
+    for name, make in TABLES.items():
+        begin = BEGIN.format(name)
+        head, _, rest = page.partition(begin)
+        assert rest, f"{PAGE.name} has no place for {name}: {begin}"
+        page = f"{head}{begin}\n{make()}\n{END}{rest.partition(END)[2]}"
+    return page
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    old = PAGE.read_text()
+    new = rewritten(old)
+    if parser.parse_args().check:
+        return int(new != old)
+    PAGE.write_text(new)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
