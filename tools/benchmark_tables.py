@@ -1,12 +1,9 @@
-"""Writes the tables of docs/benchmarks.md anew from the stored rows: python -m tools.benchmark_tables [--check].
+"""Writes the tables of docs/benchmarks.md from the stored rows: python -m tools.benchmark_tables.
 
-A table stands between `<!-- rows: NAME -->` and `<!-- end -->`; the text around it is people's. --check: change
-nothing, fail if a table is not what the rows say (a test asks that).
+A table stands between `<!-- rows: NAME -->` and `<!-- end -->`; the text around it is written by people.
 """
 
-import argparse
 import statistics
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,8 +47,8 @@ def kernels() -> str:
                 lines.append([name, *("" if c is None else _shares(c) for c in cells)])
         some = next(r for r in found.values() if r["isa"] == isa)
         parts.append(
-            f"{some['cpu']}, {isa}, {some['threads']} threads, {_dates(found.values(), isa)}; share of the probed "
-            f"read / of the {'tile' if isa == 'amx' else 'vector'} unit's peak, by rows:\n\n"
+            f"{some['cpu']}, {isa}, {some['threads']} threads, {_dates(found.values(), isa)}; share of the "
+            f"probed read / of the {'tile' if isa == 'amx' else 'vector'} unit's peak, by rows:\n\n"
             + table(["format", *(f"M = {count}" for count in counts)], lines)
         )
     return "\n\n".join(parts)
@@ -99,31 +96,16 @@ def peers() -> str:
         isa = rows[0]["isa"]
         for found in verdicts([case], rows, isa):
             r = found.ratio
-            unit = 1 / found.ours if case.workload == "start" else found.ours
-            their = 1 / found.theirs if case.workload == "start" else found.theirs
-            judged = (
-                ""
-                if found.bar is None
-                else f"{found.bar:.2f} {'met' if r.meets(found.bar) else '**missed**'}"
-            )
+            rates = [1 / x if case.workload == "start" else x for x in (found.ours, found.theirs)]
+            verdict = "" if found.bar is None else "met" if r.meets(found.bar) else "**missed**"
+            judged = "" if found.bar is None else f"{found.bar:.2f} {verdict}"
             read_gbps = statistics.median(row["read_gbps"] for row in rows)
             lines.append(
-                [f"{case.pair.name}", case.workload, f"{unit:.1f}", f"{their:.1f}",
-                 f"{r.ratio:.2f} [{r.low:.2f}, {r.high:.2f}]", judged, str(r.num_pairs), isa, f"{read_gbps:.0f}",
-                 f"{rows[-1]['date'][:10]} {rows[-1]['commit']}"]
+                [case.pair.name, case.workload, *(f"{rate:.2f}" for rate in rates),
+                 f"{r.ratio:.2f} [{r.low:.2f}, {r.high:.2f}]", judged, str(r.num_pairs), isa,
+                 f"{read_gbps:.0f}", f"{rows[-1]['date'][:10]} {rows[-1]['commit']}"]
             )  # fmt: skip
-    head = [
-        "ours, then the peer",
-        "workload",
-        "ours",
-        "theirs",
-        "ratio [95 %]",
-        "bar",
-        "pairs",
-        "isa",
-        "GB/s probed",
-        "run",
-    ]
+    head = ["case", "workload", "ours", "theirs", "ratio [95 %]", "bar", "pairs", "isa", "GB/s probed", "run"]
     return table(head, lines)
 
 
@@ -149,7 +131,7 @@ def logits() -> str:
                 [case.pair.name, f"{row['kl_mean']:.1e}", f"{row['kl_max']:.1e}", f"{row['top1']:.1%}",
                  f"{row['rms']:.1e}", f"{row['max_error']:.2g}", str(row["ours_engine"]["head"])]
             )  # fmt: skip
-    head = ["ours, then the reference", "KL mean", "KL max", "top-1", "RMS", "largest error", "our head"]
+    head = ["case", "KL mean", "KL max", "top-1", "RMS", "largest error", "our head"]
     return table(head, lines)
 
 
@@ -182,16 +164,9 @@ def rewritten(page: str) -> str:
     return page
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true")
-    old = PAGE.read_text()
-    new = rewritten(old)
-    if parser.parse_args().check:
-        return int(new != old)
-    PAGE.write_text(new)
-    return 0
+def main() -> None:
+    PAGE.write_text(rewritten(PAGE.read_text()))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
