@@ -1,7 +1,7 @@
 """`penstock bench latency|throughput MODEL`: times beside this machine's floor, probed in the same minute.
 
 Ratios are what counts: a shared machine changes its speed from one minute to the next. The last line is JSON.
-`bench kernels` and `bench peers` are in files of their own.
+The other kinds are in files of their own.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import json
 import statistics
 from typing import TYPE_CHECKING
 
-from penstock.cli import bench_kernels, bench_peers
+from penstock.cli import bench_kernels, bench_peers, bench_quality
 from penstock.cli.flags import add_engine_flags, engine_config
 from penstock.errors import ConfigError, ContextLengthError
 
@@ -27,7 +27,9 @@ Row = dict[str, object]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    kinds = parser.add_subparsers(dest="kind", metavar="latency|throughput|kernels|peers", required=True)
+    kinds = parser.add_subparsers(
+        dest="kind", metavar="latency|throughput|kernels|peers|quality", required=True
+    )
     latency = kinds.add_parser("latency", help="one request: prefill by length, decode alone")
     latency.add_argument(
         "--prompt-tokens", type=counts, default=None, metavar="N,N", help="prompt lengths. Default: 128,512"
@@ -54,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         kind.add_argument("--profile", action="store_true", help="show where a step's time goes, per op")
         add_engine_flags(kind)
     bench_kernels.add_arguments(kinds.add_parser("kernels", help="each kernel beside the machine's limits"))
+    bench_quality.add_arguments(kinds.add_parser("quality", help="what each lossy setting costs a model"))
     bench_peers.add_arguments(
         kinds.add_parser("peers", help="beside other engines, by turns (needs a checkout)")
     )
@@ -78,6 +81,8 @@ def run(options: argparse.Namespace) -> int:
         return bench_kernels.run(options)
     if options.kind == "peers":
         return bench_peers.run(options)
+    if options.kind == "quality":
+        return bench_quality.run(options)
     from penstock.backends.cpu.probe import measure
     from penstock.bench.workload import Bench
     from penstock.engine.build import load_model
