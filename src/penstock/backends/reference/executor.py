@@ -52,6 +52,10 @@ class ReferenceExecutor:
                 np.zeros(shape, np.float32), np.zeros(shape, np.float32)
             )
 
+    def weight(self, name: str) -> Array:
+        """One of the weights it was given."""
+        return np.asarray(self._state[f"weights.{name}"])
+
     def forward(self, step: StepInput) -> StepOutput:
         """Write the step's keys and values, draw a token for every row of `logit_rows`."""
         self._move(step)
