@@ -38,6 +38,8 @@ int Program::add_value(const Value& value) {
 void Program::add_op(OpRecord op) {
     ops_.push_back(op);
     units_.emplace_back(pool_->workers());
+    if (op.kind == OpKind::kAttention && find_plan(op) == nullptr)
+        attention_plans_.push_back({op.attention.num_heads, op.attention.kv.num_kv_heads, {}});
 }
 
 float* Program::floats(int index) const { return reinterpret_cast<float*>(arena_ + value(index).offset); }
@@ -56,16 +58,23 @@ Operand Program::operand(int index) const {
 }
 
 // Requests x KV heads x tiles of query rows, in order; every attention op of the step shares the list.
-void Program::plan_attention(const Step& step, const OpRecord& op) {
-    tiles_.clear();
-    const int64_t group = op.attention.num_heads / op.attention.kv.num_kv_heads;
+const Program::AttentionPlan* Program::find_plan(const OpRecord& op) const noexcept {
+    for (const AttentionPlan& plan : attention_plans_)
+        if (plan.num_heads == op.attention.num_heads && plan.num_kv_heads == op.attention.kv.num_kv_heads)
+            return &plan;
+    return nullptr;
+}
+
+void Program::cut(const Step& step, AttentionPlan& plan) {
+    plan.tiles.clear();
+    const int64_t group = plan.num_heads / plan.num_kv_heads;
     const int64_t tile_rows = group >= kAttentionTile ? 1 : kAttentionTile / group;
     for (int64_t b = 0; b < step.batch.num_requests; ++b) {
         const int32_t begin = step.batch.query_start[b], end = step.batch.query_start[b + 1];
-        for (int32_t head = 0; head < op.attention.kv.num_kv_heads; ++head)
+        for (int32_t head = 0; head < plan.num_kv_heads; ++head)
             for (int32_t row = begin; row < end; row += static_cast<int32_t>(tile_rows)) {
                 const int32_t stop = row + static_cast<int32_t>(tile_rows);
-                tiles_.push_back({static_cast<int32_t>(b), head, row, stop < end ? stop : end});
+                plan.tiles.push_back({static_cast<int32_t>(b), head, row, stop < end ? stop : end});
             }
     }
 }
@@ -78,7 +87,7 @@ int64_t Program::num_units(const OpRecord& op) const noexcept {
         case OpKind::kRopeWrite:
             return op.rope.kv.num_kv_heads;
         case OpKind::kAttention:
-            return static_cast<int64_t>(tiles_.size());
+            return static_cast<int64_t>(find_plan(op)->tiles.size());
         default:
             return rows;
     }
@@ -86,11 +95,7 @@ int64_t Program::num_units(const OpRecord& op) const noexcept {
 
 void Program::run(const Step& step) noexcept {
     step_ = &step;
-    for (const OpRecord& op : ops_)
-        if (op.kind == OpKind::kAttention) {
-            plan_attention(step, op);  // heads and group are the same in every layer of a program
-            break;
-        }
+    for (AttentionPlan& plan : attention_plans_) cut(step, plan);
     for (std::size_t i = 0; i < ops_.size(); ++i) units_[i].reset(num_units(ops_[i]));
     pool_->run({[](void* self, int worker) noexcept { static_cast<Program*>(self)->work(worker); }, this});
 }
@@ -158,9 +163,12 @@ void Program::run_op(const OpRecord& op, Units& units, int worker) noexcept {
         }
         case OpKind::kLinear: {
             const Value& y = value(op.output);
-            const LinearOut out{floats(op.output), y.width, op.bias,
+            const LinearOut out{floats(op.output),
+                                y.width,
+                                op.bias,
                                 op.addend < 0 ? nullptr : floats(op.addend),
-                                op.addend < 0 ? 0 : value(op.addend).width, op.scale};
+                                op.addend < 0 ? 0 : value(op.addend).width,
+                                op.scale};
             const Operand a = operand(op.input);
             LinearKernel* const kernel = linear_kernel(kernels_, op.weight.format, a.kind);
             int64_t grain = kLinearUnitBytes / op.weight.panel_bytes;
@@ -191,8 +199,9 @@ void Program::run_op(const OpRecord& op, Units& units, int worker) noexcept {
             args.stride = value(op.output).width;
             args.block_table = step.block_tables[static_cast<std::size_t>(op.group)];
             AttentionKernel* kernel = kernels_.attention(args.kv.dtype);
+            const std::vector<AttentionTile>& tiles = find_plan(op)->tiles;
             while (units.take(worker, 1, begin, end)) {
-                const AttentionTile& tile = tiles_[static_cast<std::size_t>(begin)];
+                const AttentionTile& tile = tiles[static_cast<std::size_t>(begin)];
                 kernel(args, step.batch, tile.request, tile.kv_head, tile.begin, tile.end, scratch);
             }
             return;

@@ -102,7 +102,13 @@ class Program {
     struct AttentionTile {
         int32_t request, kv_head, begin, end;
     };
-    void plan_attention(const Step& step, const OpRecord& op);
+    // How the rows of a step are cut for all layers that have these heads.
+    struct AttentionPlan {
+        int32_t num_heads, num_kv_heads;
+        std::vector<AttentionTile> tiles;
+    };
+    static void cut(const Step& step, AttentionPlan& plan);
+    const AttentionPlan* find_plan(const OpRecord& op) const noexcept;
     void work(int worker) noexcept;
     void run_op(const OpRecord& op, Units& units, int worker) noexcept;
     int64_t num_units(const OpRecord& op) const noexcept;
@@ -113,8 +119,8 @@ class Program {
     int64_t arena_bytes_;
     std::vector<Value> values_;
     std::vector<OpRecord> ops_;
-    std::vector<Units> units_;  // one per op
-    std::vector<AttentionTile> tiles_;
+    std::vector<Units> units_;                    // one per op
+    std::vector<AttentionPlan> attention_plans_;  // one per pair of head counts; made by add_op
     const Step* step_ = nullptr;
     Profile profile_;
 };
