@@ -1,0 +1,332 @@
+"""Twenty minutes of mixed traffic for `penstock serve`, and what is left of it when everybody has gone.
+
+    python -m benchmarks.soak [--minutes 20] [--rate 0] [--seed 1] [--out FILE]    (rate 0: it is found)
+
+Lengths are those of the azure-conv-23 trace, a sixteenth of them; arrivals are Poisson. 5 % of the clients
+leave early, 2 % send what must be refused, 1 % read slowly, 10 % compare all of their answer with what the
+engine gave undisturbed, and in the first half the engine is killed once a minute. The second half has no
+kill, so that the growth of one engine process can be seen. Exits 1 where an answer was wrong, a stream ended
+in no allowed way, a gauge, descriptor or thread was not given back, or memory grows beyond the bound.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import json
+import math
+import signal
+import statistics
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+from benchmarks.client import ask, open_socket, post
+from benchmarks.served import Served, served, wait_until_idle
+from penstock.bench import record
+
+TRACE_SHARE = 16  # lengths are divided by it
+INPUT_TOKENS = ((0, 29), (10, 207), (25, 396), (50, 1020), (75, 1189), (90, 2734), (95, 4083), (99, 4142))
+OUTPUT_TOKENS = ((0, 16), (10, 54), (25, 85), (50, 129), (75, 395), (90, 424), (95, 451), (99, 601))
+TRACE_DAY_REQUESTS = 475_000  # what that service was asked in 24 h
+SAMPLE_S = 5.0
+WARM_SHARE = 0.25
+MAX_GROWTH_BYTES = 8 << 20
+MODEL = "penstock-tiny"
+CONFIG = """
+[engine]
+max_context = 1024
+max_requests = 16
+memory_bytes = 33554432
+[limits]
+idle_write_s = 10
+queue_wait_s = 20
+queued_requests = 200
+"""
+CANARIES = (
+    {"prompt": "def fib(n):\n", "temperature": 0, "max_tokens": 40},
+    {"prompt": "class Stack:\n", "temperature": 1, "seed": 7, "max_tokens": 30},
+    {"prompt": "import os\n", "temperature": 0.8, "seed": 3, "max_tokens": 25, "repetition_penalty": 1.2},
+    {"prompt": "for i in range(", "temperature": 0.9, "seed": 5, "max_tokens": 30, "stop": ["):"]},
+)
+BAD = (
+    b"", b"{", b"[]", b'{"model": "penstock-tiny"}', b'{"model":"penstock-tiny","prompt":"a","n":99}',
+    b'{"model":"penstock-tiny","prompt":"a","temperature":NaN}', b'{"model":"other","prompt":"a"}',
+    b'{"model":"penstock-tiny","prompt":[999999]}', b'{"model":"penstock-tiny","prompt":"a","best":1}',
+    b'{"model":"penstock-tiny","prompt":"a","guided_regex":"(((("}', b"\xff\xfe" * 50,
+)  # fmt: skip
+PHRASES = (
+    "x = ",
+    "the cat sat ",
+    "return self.",
+    "3.14159 ",
+    "\n    def ",
+    "list of words ",
+    "élan ",
+    "if a > b:",
+)
+
+
+def drawn(random: Random, points: tuple[tuple[int, int], ...]) -> int:
+    """A length: the inverse of the trace's distribution, log-linear between its percentiles."""
+    share = random.uniform(0, 99)
+    for (low, a), (high, b) in itertools.pairwise(points):
+        if share <= high:
+            length = math.exp(math.log(a) + (math.log(b) - math.log(a)) * (share - low) / (high - low))
+            return max(1, round(length / TRACE_SHARE))
+    raise AssertionError("the last point is beyond every share")
+
+
+def body_of(random: Random) -> dict[str, object]:
+    num_prompt, num_output = drawn(random, INPUT_TOKENS), drawn(random, OUTPUT_TOKENS)
+    prompt = "".join(random.choice(PHRASES) for _ in range(num_prompt // 4 + 1))
+    body: dict[str, object] = {
+        "model": MODEL, "prompt": prompt, "max_tokens": num_output, "ignore_eos": True,
+        "temperature": random.choice((0, 0.7, 1.0)), "seed": random.randrange(2**31),
+        "stream": random.random() < 0.7,
+    }  # fmt: skip
+    if random.random() < 0.05:
+        body["n"] = 2
+    if random.random() < 0.05:
+        body["logprobs"] = 3
+    if random.random() < 0.03:
+        body |= {"guided_regex": f"[a-z ]{{1,{random.randrange(20, 400)}}}", "ignore_eos": False}
+    return body
+
+
+class Traffic:
+    """All clients, and the tally of what they saw."""
+
+    def __init__(self, server: Served, seed: int) -> None:
+        self.server = server
+        self.random = Random(seed)
+        self.seen: Counter[str] = Counter()
+        self.wrong: list[str] = []
+        self.expected: list[str] = []
+        self.total_s: list[float] = []
+
+    async def learn(self) -> None:
+        """What the canaries are answered when nobody disturbs; and everything that is bad, once."""
+        for data in BAD:
+            await ask(self.server.port, post("/v1/completions", data))
+        for canary in CANARIES:
+            reply = await ask(self.server.port, post("/v1/completions", {"model": MODEL, **canary}))
+            self.expected.append(reply.text)
+
+    async def one(self) -> None:
+        draw = self.random.random()
+        if draw < 0.05:
+            await self._leaver()
+        elif draw < 0.07:
+            await self._bad()
+        elif draw < 0.08:
+            await self._slow()
+        elif draw < 0.18:
+            await self._canary()
+        else:
+            reply = await ask(self.server.port, post("/v1/completions", body_of(self.random)))
+            self._note("plain", reply.status, is_whole=reply.is_whole)
+            if reply.status == 200:
+                self.total_s.append(reply.total_s)
+
+    def _note(self, kind: str, status: int, *, is_whole: bool) -> None:
+        self.seen[f"{kind} {status}"] += 1
+        if status not in (200, 503, 504):  # the queue may be full, a wait too long; nothing else
+            self.wrong.append(f"{kind}: status {status}")
+        elif status == 200 and not is_whole:
+            self.wrong.append(f"{kind}: a stream without its end")
+
+    async def _canary(self) -> None:
+        number = self.random.randrange(len(CANARIES))
+        body = {"model": MODEL, **CANARIES[number], "stream": self.random.random() < 0.5}
+        reply = await ask(self.server.port, post("/v1/completions", body))
+        self._note("canary", reply.status, is_whole=reply.is_whole)
+        if reply.status == 200 and reply.is_whole and reply.text != self.expected[number]:
+            self.wrong.append(f"canary {number}: {reply.text!r} is not {self.expected[number]!r}")
+
+    async def _bad(self) -> None:
+        reply = await ask(self.server.port, post("/v1/completions", self.random.choice(BAD)))
+        self.seen[f"bad {reply.status}"] += 1
+        if not (400 <= reply.status < 500 or reply.status == 503):
+            self.wrong.append(f"bad: status {reply.status}")
+
+    async def _leaver(self) -> None:
+        """Says what it wants, or a part of it, and is gone."""
+        self.seen["leaver"] += 1
+        data = post("/v1/completions", body_of(self.random))
+        with contextlib.suppress(OSError):
+            _, writer = await open_socket(self.server.port)
+            writer.write(data[: self.random.randrange(len(data))] if self.random.random() < 0.3 else data)
+            await asyncio.sleep(self.random.expovariate(5))
+            writer.transport.abort()
+
+    async def _slow(self) -> None:
+        """Reads a few bytes now and then."""
+        body = {**body_of(self.random), "stream": True, "logprobs": 5}
+        got = b""
+        with contextlib.suppress(OSError, TimeoutError):
+            reader, writer = await open_socket(self.server.port, 2048)
+            writer.write(post("/v1/completions", body))
+            async with asyncio.timeout(60):
+                while piece := await reader.read(512):
+                    got += piece
+                    await asyncio.sleep(0.05)
+            writer.close()
+        self.seen["slow, whole" if b"data: [DONE]" in got else "slow, cut"] += 1
+
+
+async def offer(traffic: Traffic, rate: float, until_s: float) -> None:
+    """Open loop: who comes does not wait for those before."""
+    tasks: set[asyncio.Task[None]] = set()
+    due_s = time.monotonic()
+    while (due_s := due_s + traffic.random.expovariate(rate)) < until_s:
+        await asyncio.sleep(max(0.0, due_s - time.monotonic()))
+        task = asyncio.create_task(traffic.one())
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+    await asyncio.gather(*tasks)
+
+
+async def found_rate(traffic: Traffic, seconds: float) -> float:
+    """Half of what eight clients got who asked without a pause."""
+    end_s = time.monotonic() + seconds
+    count = 0
+
+    async def client() -> None:
+        nonlocal count
+        while time.monotonic() < end_s:
+            await ask(traffic.server.port, post("/v1/completions", body_of(traffic.random)))
+            count += 1
+
+    await asyncio.gather(*(client() for _ in range(8)))
+    return count / seconds / 2
+
+
+class Watcher:
+    """Samples of both processes; kills the engine once a minute until `last_kill_s`."""
+
+    def __init__(self, server: Served, traffic: Traffic) -> None:
+        self._server = server
+        self._traffic = traffic
+        self.samples: list[
+            tuple[float, int, int, int]
+        ] = []  # seconds, front's bytes, engine's bytes, its pid
+        self.num_kills = 0
+
+    async def run(self, last_kill_s: float) -> None:
+        began_s = time.monotonic()
+        next_kill_s = began_s + 60
+        next_line_s = began_s + 60
+        while True:
+            await asyncio.sleep(SAMPLE_S)
+            now_s = time.monotonic()
+            engine = self._server.engine()
+            rss = 0 if engine is None else engine.memory_info().rss
+            front = self._server.front.memory_info().rss
+            self.samples.append((now_s - began_s, front, rss, 0 if engine is None else engine.pid))
+            if now_s > next_line_s:
+                next_line_s += 60
+                seen = sum(self._traffic.seen.values())
+                print(
+                    f"{(now_s - began_s) / 60:5.1f} min {seen:7,} requests, front {front / 2**20:.1f} MiB, "
+                    f"engine {rss / 2**20:.1f} MiB, {self.num_kills} kills, {len(self._traffic.wrong)} wrong",
+                    flush=True,
+                )
+            if engine is not None and next_kill_s < now_s < last_kill_s:
+                next_kill_s += 60
+                engine.send_signal(signal.SIGKILL)
+                self.num_kills += 1
+
+
+def growth(points: list[tuple[float, float]], groups: int = 12) -> tuple[float, float]:
+    """Bytes per second, and the upper 95 % bound: a line through the means of `groups` stretches."""
+    size = max(1, len(points) // groups)
+    stretches = [points[i : i + size] for i in range(0, len(points) - size + 1, size)]
+    means = [tuple(statistics.mean(column) for column in zip(*one, strict=True)) for one in stretches]
+    slope, start = statistics.linear_regression(*zip(*means, strict=True))
+    middle_s = statistics.mean(t for t, _ in means)
+    spread = sum((t - middle_s) ** 2 for t, _ in means)
+    error = sum((b - start - slope * t) ** 2 for t, b in means) / max(1, len(means) - 2)
+    return slope, slope + 2.2 * math.sqrt(error / spread)
+
+
+def told(name: str, points: list[tuple[float, float]], rate: float, row: record.Row) -> bool:
+    """Say how a process grew; whether that is within the bound."""
+    slope, upper = growth(points)
+    start = statistics.mean(b for _, b in points[: max(1, len(points) // 12)])
+    span_s = points[-1][0] - points[0][0]
+    day_s = TRACE_DAY_REQUESTS / rate  # what 24 h of that service's requests take here
+    grown = slope * span_s
+    row[f"{name}_rss"] = {
+        "start_bytes": round(start), "slope_bytes_per_s": slope, "upper_bytes_per_s": upper,
+        "per_trace_day": slope * day_s / start, "upper_per_trace_day": upper * day_s / start,
+        "per_24h": slope * 86400 / start, "grown_bytes": grown,
+    }  # fmt: skip
+    print(
+        f"{name}: {start / 2**20:.1f} MiB, {grown / 2**10:+,.0f} KiB in {span_s / 60:.1f} min; "
+        f"{slope * day_s / start:+.2%} (upper bound {upper * day_s / start:+.2%}) per {TRACE_DAY_REQUESTS:,} "
+        f"requests, {slope * 86400 / start:+.2%} per 24 h at this rate"
+    )
+    return grown <= MAX_GROWTH_BYTES and slope * day_s / start <= 0.01
+
+
+async def run(server: Served, args: argparse.Namespace, row: record.Row) -> bool:
+    traffic = Traffic(server, args.seed)
+    await traffic.learn()
+    rate = args.rate or await found_rate(traffic, 10.0)
+    minutes_s = args.minutes * 60
+    print(f"{rate:.1f} requests a second for {args.minutes:g} minutes", flush=True)
+    await offer(traffic, rate, time.monotonic() + min(20.0, minutes_s / 4))  # pools and caches fill
+    await asyncio.sleep(12.0)  # the slow readers are let go
+    base = server.holdings()
+    num_series = len(server.gauges())
+    traffic.seen.clear()
+    began_s = time.monotonic()
+    watcher = Watcher(server, traffic)
+    watching = asyncio.create_task(watcher.run(began_s + minutes_s / 2))
+    await offer(traffic, rate, began_s + minutes_s)
+    watching.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await watching
+    left = await asyncio.to_thread(wait_until_idle, server, base, 30.0)
+    left_over = {name: (base[name], left[name]) for name in base if left[name] != base[name]}
+    num_seen = sum(traffic.seen.values())
+    row |= {
+        "minutes": args.minutes, "rate": num_seen / minutes_s, "requests": num_seen, "seed": args.seed,
+        "kills": watcher.num_kills, "seen": dict(sorted(traffic.seen.items())), "wrong": traffic.wrong[:20],
+        "num_wrong": len(traffic.wrong), "left_over": left_over, "series": (num_series, len(server.gauges())),
+        "complaints": len(server.complaints()), "holdings": left,
+    }  # fmt: skip
+    print(f"{num_seen:,} requests, {watcher.num_kills} kills: {json.dumps(row['seen'])}")
+    print(f"wrong: {len(traffic.wrong)} {traffic.wrong[:5] or ''}")
+    print(f"not given back (before, after): {left_over or 'nothing'}")
+    print(f"defects in the log: {row['complaints']}")
+    warm = [s for s in watcher.samples if s[0] > WARM_SHARE * minutes_s]
+    fits = told("front", [(t, front) for t, front, _, _ in warm], num_seen / minutes_s, row)
+    last = watcher.samples[-1][3]
+    own = [(t, rss) for t, _, rss, pid in watcher.samples if pid == last]
+    own = own[int(len(own) * WARM_SHARE) :]
+    fits &= told("engine", [(t, rss) for t, rss in own], num_seen / minutes_s, row)
+    return fits and not traffic.wrong and not left_over and not row["complaints"]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--rate", type=float, default=0.0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/soak.jsonl"))
+    args = parser.parse_args()
+    row: record.Row = {"case": "soak"} | record.stamp("auto", 1)
+    with served(config=CONFIG) as server:
+        passes = asyncio.run(run(server, args, row))
+    row["passes"] = passes
+    record.append(args.out, row)
+    print("passes" if passes else "FAILS")
+    return 0 if passes else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
