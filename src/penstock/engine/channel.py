@@ -21,8 +21,9 @@ MAX_FRAME_BYTES = 256 << 20
 class Channel:
     """One end. Not for several threads. `num_malformed` counts the frames that were dropped."""
 
-    def __init__(self, socket: "zmq.Socket[bytes]", path: Path) -> None:
+    def __init__(self, socket: "zmq.Socket[bytes]", path: Path, *, send_flags: int = 0) -> None:
         self._socket = socket
+        self._send_flags = send_flags
         self.path = path
         self.num_malformed = 0
         self.fd: int = socket.getsockopt(zmq.FD)  # type: ignore[assignment]  # an int for this option
@@ -36,7 +37,7 @@ class Channel:
         socket.setsockopt(zmq.SNDHWM, 0)  # what may wait is bounded by admission
         socket.bind(f"ipc://{path}")
         path.chmod(0o600)
-        return cls(socket, path)
+        return cls(socket, path, send_flags=zmq.NOBLOCK)
 
     @classmethod
     def connect(cls, path: Path) -> "Channel":
@@ -47,9 +48,17 @@ class Channel:
         socket.connect(f"ipc://{path}")
         return cls(socket, path)
 
-    def send(self, message: Message) -> None:
-        """Blocks only where the other side has not read for FRAMES_AHEAD frames."""
-        self._socket.send(encode(message), copy=True)
+    def send(self, message: Message) -> bool:
+        """False: the front end has no engine at the other end (any more), and the frame is dropped.
+
+        The front end never blocks here: an event loop that waits for a dead engine would learn of no death.
+        The engine does, where the front end has not read for FRAMES_AHEAD frames.
+        """
+        try:
+            self._socket.send(encode(message), self._send_flags, copy=True)
+        except zmq.Again:
+            return False
+        return True
 
     def receive(self) -> Message | None:
         """The next message that has arrived, or None. Malformed frames are passed over."""

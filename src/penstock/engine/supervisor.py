@@ -106,7 +106,10 @@ class RunningEngine:
         self._loop.add_reader(self._link.fileno(), self._read_pulse)
 
     def send(self, message: Message) -> None:
-        """Sending may swallow the signal that something has arrived: so look, soon."""
+        """Sending may swallow the signal that something has arrived: so look, soon.
+
+        What a dead engine did not get is in the journal, and the next one is sent it.
+        """
         self.channel.send(message)
         self._loop.call_soon(self._on_readable)
 
@@ -248,7 +251,8 @@ class Supervisor:
         engine = self.engine
         if engine is None:
             return
-        engine.channel.send(Stop())
+        if not engine.channel.send(Stop()):
+            engine.end("it was stopped before it had come")
         try:
             await asyncio.wait_for(asyncio.shield(engine.ended), STOP_S)
         except TimeoutError:
