@@ -115,11 +115,13 @@ class BoundProgram {
         add_embed(args, scale, positions, position_dtype, position_offset, out);
     }
 
-    // `addend`: a value to add, or -1. The output is an operand, or fp32 rows.
+    // `addend`: a value to add, or -1. The output is an operand, or fp32 rows. `rows`: step, logits, hidden.
     void norm(int in, const std::optional<F32>& weight, const std::optional<F32>& bias,
-              const std::string& kind, float eps, float offset, int addend, bool logit_rows, int out) {
+              const std::string& kind, float eps, float offset, int addend, const std::string& rows,
+              int out) {
         OpRecord op{OpKind::kNorm};
-        op.rows = logit_rows ? Rows::kLogits : Rows::kStep;
+        check(rows == "step" || rows == "logits" || rows == "hidden", "rows of a norm");
+        op.rows = rows == "step" ? Rows::kStep : rows == "logits" ? Rows::kLogits : Rows::kHidden;
         op.input = in;
         op.output = out;
         const int64_t width = program_.value(in).width;
@@ -271,7 +273,8 @@ class BoundProgram {
              I32 history_start, I32 history_token, I32 history_count, I32 bias_start, I32 bias_token,
              F32 bias_value, const std::optional<Array<const uint32_t>>& allowed, Array<int32_t> sampled,
              Array<float> logprob, Array<int32_t> rank, Array<int32_t> top_token, Array<float> top_logprob,
-             const std::optional<I32>& parents, const std::vector<I32>& moves) {
+             const std::optional<I32>& parents, const std::vector<I32>& moves,
+             const std::optional<I32>& hidden_rows) {
         const auto size = [](const auto& a) { return static_cast<int64_t>(a.size()); };
         const int64_t t = size(tokens), r = size(logit_rows), b = size(context_len);
         check(t >= 1 && t <= sizes_.max_rows && r <= sizes_.max_logit_rows,
@@ -325,6 +328,11 @@ class BoundProgram {
         step.logit_rows = logit_rows.data();
         for (int64_t i = 0; i < r; ++i)
             check(logit_rows.data()[i] >= 0 && logit_rows.data()[i] < t, "logit row outside the step");
+        step.num_hidden_rows = hidden_rows ? size(*hidden_rows) : 0;
+        step.hidden_rows = hidden_rows ? hidden_rows->data() : nullptr;
+        check(step.num_hidden_rows <= t, "more hidden rows than rows");
+        for (int64_t i = 0; i < step.num_hidden_rows; ++i)
+            check(step.hidden_rows[i] >= 0 && step.hidden_rows[i] < t, "hidden row outside the step");
         for (int64_t n :
              {size(temperature), size(top_k), size(top_p), size(min_p), size(typical_p), size(repetition),
               size(presence), size(frequency), size(seed), size(position), size(target), size(num_logprobs),

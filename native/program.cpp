@@ -79,8 +79,13 @@ void Program::cut(const Step& step, AttentionPlan& plan) {
     }
 }
 
+int64_t Program::num_rows(Rows rows) const noexcept {
+    if (rows == Rows::kStep) return step_->batch.num_rows;
+    return rows == Rows::kLogits ? step_->num_logit_rows : step_->num_hidden_rows;
+}
+
 int64_t Program::num_units(const OpRecord& op) const noexcept {
-    const int64_t rows = op.rows == Rows::kStep ? step_->batch.num_rows : step_->num_logit_rows;
+    const int64_t rows = num_rows(op.rows);
     switch (op.kind) {
         case OpKind::kLinear:
             return rows == 0 ? 0 : op.weight.num_panels;
@@ -129,7 +134,7 @@ void Program::work(int worker) noexcept {
 
 void Program::run_op(const OpRecord& op, Units& units, int worker) noexcept {
     const Step& step = *step_;
-    const int64_t rows = op.rows == Rows::kStep ? step.batch.num_rows : step.num_logit_rows;
+    const int64_t rows = num_rows(op.rows);
     std::byte* scratch = pool_->scratch(worker);
     int64_t begin = 0, end = 0;
     switch (op.kind) {
@@ -142,7 +147,9 @@ void Program::run_op(const OpRecord& op, Units& units, int worker) noexcept {
         case OpKind::kNorm: {
             NormArgs args = op.norm;
             args.x = floats(op.input);
-            args.index = op.rows == Rows::kLogits ? step.logit_rows : nullptr;
+            args.index = op.rows == Rows::kLogits   ? step.logit_rows
+                         : op.rows == Rows::kHidden ? step.hidden_rows
+                                                    : nullptr;
             if (value(op.output).is_operand)
                 args.out = operand(op.output);
             else

@@ -33,7 +33,8 @@ enum class OpKind : uint8_t {
     kJoin,
     kSample
 };
-enum class Rows : uint8_t { kStep, kLogits };  // an op's rows: all of the step's, or those that need logits
+// An op's rows: all of the step's, those that need logits, or those whose hidden values are wanted.
+enum class Rows : uint8_t { kStep, kLogits, kHidden };
 
 struct OpRecord {
     OpKind kind;
@@ -56,6 +57,8 @@ struct Step {
     Batch batch;
     int64_t num_logit_rows;
     const int32_t* logit_rows;
+    int64_t num_hidden_rows;
+    const int32_t* hidden_rows;
     std::vector<const int32_t*> block_tables;  // per group
     struct Moves {
         const int32_t* slots;  // [count][2]
@@ -109,6 +112,7 @@ class Program {
     };
     static void cut(const Step& step, AttentionPlan& plan);
     const AttentionPlan* find_plan(const OpRecord& op) const noexcept;
+    int64_t num_rows(Rows rows) const noexcept;
     void work(int worker) noexcept;
     void run_op(const OpRecord& op, Units& units, int worker) noexcept;
     int64_t num_units(const OpRecord& op) const noexcept;

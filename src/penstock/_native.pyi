@@ -41,7 +41,7 @@ class Program:
     ) -> None: ...  # fmt: skip
     def norm(
         self, x: int, weight: NDArray[np.float32] | None, bias: NDArray[np.float32] | None, kind: str,
-        eps: float, offset: float, addend: int, logit_rows: bool, out: int,
+        eps: float, offset: float, addend: int, rows: str, out: int,
     ) -> None: ...  # fmt: skip
     def to_operand(self, x: int, logit_rows: bool, out: int) -> None: ...
     def linear(

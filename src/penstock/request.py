@@ -86,12 +86,14 @@ class Request:
     cache_salt: str = ""
     bad_token_ids: tuple[tuple[int, ...], ...] = ()  # bad_words: the last id is banned after the rest
     grammar: GrammarSpec | None = None
+    pooling: str = ""  # "last" or "mean": no token is drawn, the prompt's hidden rows are pooled
     is_ready: bool = True  # False: its grammar is being built; it waits and is passed over
     output_tokens: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     num_computed_tokens: int = 0
     num_cached_tokens: int = 0  # prefix hit at first admission
     num_scored_tokens: int = 0  # prompt rows whose logprobs were given (only where they were asked)
+    num_pooled_tokens: int = 0  # prompt rows that a mean has summed
     num_preemptions: int = 0
     first_scheduled_s: float | None = None
 
@@ -106,6 +108,16 @@ class Request:
     @property
     def num_uncomputed_tokens(self) -> int:
         return len(self.tokens) - self.num_computed_tokens
+
+    @property
+    def first_owed_row(self) -> int:
+        """Rows from here on are wanted for more than their keys and values: no cached block replaces them."""
+        last = len(self.tokens) - 1
+        if self.pooling == "mean":
+            return min(last, self.num_pooled_tokens)
+        if self.params.prompt_logprobs is not None and self.num_scored_tokens < self.num_prompt_tokens - 1:
+            return min(last, self.num_scored_tokens)
+        return last
 
     def append(self, token: int) -> None:
         self.output_tokens.append(token)
@@ -162,4 +174,22 @@ class RequestOutput:
     metrics: RequestMetrics
     seed: int
     system_fingerprint: str = ""
+    num_cached_tokens: int = 0
+
+
+@dataclass(slots=True)
+class EmbeddingOutput:
+    """`embedding` has length 1."""
+
+    embedding: list[float]
+
+
+@dataclass(slots=True)
+class EmbeddingRequestOutput:
+    """One prompt's embedding, shaped as vLLM users know it."""
+
+    request_id: str
+    prompt_token_ids: Sequence[int]
+    outputs: EmbeddingOutput
+    finished: bool = True
     num_cached_tokens: int = 0

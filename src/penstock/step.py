@@ -82,7 +82,10 @@ class StepInput:
     block_tables: tuple[np.ndarray, ...]  # [G] of [B,M] int32, one per KV group
     logit_rows: np.ndarray  # [R] int32: the rows that need logits
     sampling: SamplingRows  # R rows
-    taps: tuple[str, ...] = ()  # named values to return ("logits")
+    # Named values to return: "logits" of `logit_rows`; "hidden", the rows after the last norm, float32, of
+    # `hidden_rows` (none need be a logit row: no logits are computed for them).
+    taps: tuple[str, ...] = ()
+    hidden_rows: np.ndarray | None = None  # [E] int32
     # A tree of drafts: the row before each, -1 for rows at their request's first position; None: no tree.
     parents: np.ndarray | None = None  # [T] int32
     # Made before anything else, in order: keys and values of accepted drafts from their slots to their
@@ -123,6 +126,8 @@ class Drawn(msgspec.Struct, frozen=True):
     tokens: tuple[int, ...] = ()
     logprobs: tuple[dict[int, tuple[float, int]], ...] | None = None  # per token: id -> (logprob, rank)
     prompt_logprobs: tuple[dict[int, tuple[float, int]], ...] | None = None  # of the prompt rows scored now
+    num_pooled: int = 0  # prompt rows whose hidden values were taken now
+    embedding: bytes | None = None  # float32; with the last of them
 
 
 class RequestDelta(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -139,6 +144,7 @@ class RequestDelta(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_
     first_scheduled_s: float | None = None
     text: str | None = None  # of a request with stop strings: what became certain with these tokens
     ends_with_stop_id: bool = False  # the last token is a stop id, which is shown only where that was asked
+    embedding: bytes | None = None  # float32, of a request with pooling: with its end
 
 
 class Executor(Protocol):

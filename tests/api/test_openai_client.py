@@ -284,6 +284,32 @@ def test_embeddings_are_numbers_or_base64(client_of, serve, scripted):
     assert client.embeddings.create(model=MODEL, input=[1, 2, 3]).data[0].embedding[0] == 3.0
 
 
+def test_embeddings_are_those_of_the_engine(client, llm):
+    for pooling in ("last", "mean"):
+        asked = {"model": MODEL, "input": ["def f(", "import os"], "extra_body": {"pooling": pooling}}
+        expected = [o.outputs.embedding for o in llm.embed(asked["input"], pooling=pooling, use_tqdm=False)]
+
+        packed = [one.embedding for one in client.embeddings.create(**asked).data]
+        assert packed == expected  # the client asks for base64 and unpacks it
+        numbers = client.embeddings.create(**asked, encoding_format="float").data
+        assert [one.embedding for one in numbers] == expected
+        whole = client.embeddings.create(**asked, dimensions=len(expected[0]), encoding_format="float").data
+        assert [one.embedding for one in whole] == expected
+
+
+def test_vectors_are_cut_only_where_the_model_was_trained_for_it(client_of, client, serve, scripted):
+    with pytest.raises(openai.BadRequestError) as untrained:
+        client.embeddings.create(model=MODEL, input="a", dimensions=8)
+    assert (untrained.value.param, untrained.value.code) == ("dimensions", "unsupported_parameter")
+    cuts = client_of(serve(scripted()))
+    numbers = cuts.embeddings.create(model=MODEL, input="a", dimensions=2, encoding_format="float").data[0]
+    assert numbers.embedding == pytest.approx([2 / 4.25**0.5, 0.5 / 4.25**0.5])
+    for bad in (1, 4, 0, -1, 2**40):
+        with pytest.raises(openai.BadRequestError) as refused:
+            cuts.embeddings.create(model=MODEL, input="a", dimensions=bad)
+        assert refused.value.param == "dimensions"
+
+
 def test_models_are_listed_and_found(client):
     assert [model.id for model in client.models.list()] == [MODEL]
     assert client.models.retrieve(MODEL).id == MODEL

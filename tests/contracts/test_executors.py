@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.parity.steps import Sequences
+from tests.parity.steps import Sequences, greedy_rows
 
 from penstock.backends.reference.executor import ReferenceExecutor
 from penstock.model.build import build
 from penstock.model.passes.fuse import fuse
 from penstock.model.program import Program
 from penstock.model.spec import AttentionSpec, LayerSpec, MLPSpec, ModelSpec, NormSpec, RopeSpec
-from penstock.step import Executor
+from penstock.step import Executor, StepInput
 
 native = pytest.importorskip("penstock._native")
 from penstock.backends.cpu.executor import CpuExecutor  # noqa: E402  (needs the native build)
@@ -150,6 +150,43 @@ def test_int8_keys_and_values_are_near_the_reference_and_invariant(name: str) ->
             got = logits(cpu(program, isa=isa, threads=2), steps, num_groups=1)
 
             assert [rows.tobytes() for rows in got] == [rows.tobytes() for rows in first]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_hidden_rows_are_near_the_reference_and_invariant(dtype: str) -> None:
+    program = program_of(PLAIN, dtype)
+    expected = Sequences(reference(program), ((1, 5, 7), (2, 8, 3)), num_groups=1).hidden(TOKENS)
+    first = Sequences(cpu(program), ((1, 5, 7), (2, 8, 3)), num_groups=1).hidden(TOKENS)
+    for request, rows in expected.items():
+        assert np.abs(first[request] - rows).max() < TOLERANCE[dtype] * np.abs(rows).max()
+    for isa in native.isas():
+        sequences = Sequences(cpu(program, isa=isa, threads=2), ((1, 5, 7), (2, 8, 3)), num_groups=1)
+        parts: dict[int, bytes] = {0: b"", 1: b""}
+        for step in IN_CHUNKS:
+            for request, rows in sequences.hidden(step).items():
+                parts[request] += rows.tobytes()
+
+        assert parts == {request: rows.tobytes() for request, rows in first.items()}
+
+
+def test_hidden_rows_may_be_any_rows_beside_others_that_need_logits() -> None:
+    program = program_of(PLAIN, "bfloat16")
+    for make in (cpu, reference):
+        whole = Sequences(make(program), ((1, 5, 7), (2, 8, 3)), num_groups=1)
+        expected, rows = whole.hidden({0: TOKENS[1]})[0], [3, 0, 39]
+        tokens = np.array(TOKENS[1], np.int32)
+        step = StepInput(
+            tokens=tokens, positions=np.arange(40, dtype=np.int32), query_start=np.array([0, 40], np.int32),
+            context_len=np.array([40], np.int32), block_tables=(np.array([[1, 5]], np.int32),),
+            logit_rows=np.array([7], np.int32), sampling=greedy_rows(1), taps=("logits", "hidden"),
+            hidden_rows=np.array(rows, np.int32),
+        )  # fmt: skip
+        taps = make(program).forward(step).taps
+
+        assert taps["hidden"].tobytes() == expected[rows].tobytes()
+        assert taps["logits"].shape == (1, 96)
+        with pytest.raises((ValueError, IndexError)):
+            make(program).forward(replace(step, hidden_rows=np.array([40], np.int32)))
 
 
 def test_attention_both_ways_refuses_a_part_of_a_request() -> None:

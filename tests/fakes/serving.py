@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import msgspec
+
 from penstock.engine.llm import LLM
 from penstock.engine.serving import Call, EngineState, Health, Limits, ModelFacts, Receipt
 from penstock.errors import OverloadedError, PenstockError, ShuttingDownError
@@ -131,9 +133,10 @@ class ScriptedEngine:
             config_hash="",
         )  # fmt: skip
 
-    async def embed(self, ticket: Ticket, prompts: list[list[int]], pooling: str) -> list["array[float]"]:
+    async def embed(self, tickets: Sequence[Ticket], calls: Sequence[Call]) -> list["array[float]"]:
         return [
-            array("f", [float(len(prompt)), 0.5, -1.0 if pooling == "mean" else 1.0]) for prompt in prompts
+            array("f", [float(len(call.prompt_tokens)), 0.5, -1.0 if call.pooling == "mean" else 1.0])
+            for call in calls
         ]
 
     async def probe(self, timeout_s: float = 2.0) -> bool:
@@ -167,6 +170,8 @@ class LocalEngine(ScriptedEngine):
 
     def __init__(self, llm: LLM, limits: Limits | None = None) -> None:
         super().__init__(llm, limits=limits)
+        size = llm.loaded.spec.hidden_size
+        self.facts = msgspec.structs.replace(self.facts, embedding_size=size, embedding_cuts=())
         self._llm = llm
         self._thread = ThreadPoolExecutor(1)
 
@@ -187,11 +192,19 @@ class LocalEngine(ScriptedEngine):
             self.num_open -= 1
             await loop.run_in_executor(self._thread, generator.close)
 
+    async def embed(self, tickets: Sequence[Ticket], calls: Sequence[Call]) -> list["array[float]"]:
+        def run() -> list["array[float]"]:
+            prompts = [{"prompt_token_ids": list(call.prompt_tokens)} for call in calls]
+            outputs = self._llm.embed(prompts, pooling=calls[0].pooling, use_tqdm=False)
+            return [array("f", output.outputs.embedding) for output in outputs]
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, run)
+
 
 def facts_of(llm: LLM) -> ModelFacts:
     plan = llm.loaded.plan
     return ModelFacts(
         name="penstock-tiny", max_context=plan.max_context, vocab_size=llm.loaded.spec.vocab_size,
         fingerprint=llm.loaded.fingerprint, exactness="exact", config_hash="c0ffee", kv_bytes_per_token=1024,
-        plan={"backend": plan.backend}, defaults=llm.default_params,
+        plan={"backend": plan.backend}, defaults=llm.default_params, embedding_size=3, embedding_cuts=(2,),
     )  # fmt: skip

@@ -59,6 +59,13 @@ class Sequences:
 
     def run(self, chunks: dict[int, Sequence[int]]) -> dict[int, np.ndarray]:
         """Sequence number -> its next tokens, in; sequence number -> logits of those rows, out."""
+        return self._run(chunks, "logits")
+
+    def hidden(self, chunks: dict[int, Sequence[int]]) -> dict[int, np.ndarray]:
+        """The same, of hidden rows; no logits are computed."""
+        return self._run(chunks, "hidden")
+
+    def _run(self, chunks: dict[int, Sequence[int]], tap: str) -> dict[int, np.ndarray]:
         tokens = np.concatenate([np.asarray(chunk, np.int32) for chunk in chunks.values()])
         starts = [self.lengths[i] for i in chunks]
         counts = [len(chunk) for chunk in chunks.values()]
@@ -69,11 +76,13 @@ class Sequences:
             query_start=np.cumsum([0, *counts]).astype(np.int32),
             context_len=np.add(starts, counts).astype(np.int32),
             block_tables=(np.stack([self._tables[i] for i in chunks]),) * self._num_groups,
-            logit_rows=np.arange(len(tokens), dtype=np.int32),
-            sampling=greedy_rows(len(tokens)),
-            taps=("logits",),
+            logit_rows=np.arange(len(tokens) if tap == "logits" else 0, dtype=np.int32),
+            sampling=greedy_rows(len(tokens) if tap == "logits" else 0),
+            taps=(tap,),
+            hidden_rows=np.arange(len(tokens), dtype=np.int32) if tap == "hidden" else None,
         )
-        logits = self._executor.forward(step).taps["logits"]
+        output = self._executor.forward(step)
+        assert len(output.sampled) == len(step.logit_rows)
         for i, n in zip(chunks, counts, strict=True):
             self.lengths[i] += n
-        return dict(zip(chunks, np.split(logits, np.cumsum(counts)[:-1]), strict=True))
+        return dict(zip(chunks, np.split(output.taps[tap], np.cumsum(counts)[:-1]), strict=True))

@@ -134,6 +134,19 @@ def test_float32_greedy_tokens_are_those_of_transformers(golden, make_executor):
     assert tokens == golden.greedy.tolist()
 
 
+def test_float32_hidden_rows_are_what_transformers_makes_its_logits_of(golden, make_executor):
+    program = golden.program("float32")
+    names = FAMILIES[program.spec.architecture].names
+    tensors = unfold(load_file(golden.folder / "model.safetensors"), names, program.spec)
+    head = tensors[names.checkpoint_name(program.weights["lm_head"].sources[0])].astype(np.float64)
+    hidden = golden.sequences(make_executor, "float32").hidden({0: golden.tokens})[0][golden.rows]
+    logits = hidden @ head.T * program.spec.logit_scale
+    if (cap := program.spec.logit_softcap) is not None:
+        logits = cap * np.tanh(logits / cap)
+
+    assert np.abs(logits - golden.exact).max() <= 1e-4 * np.abs(golden.exact).max()
+
+
 def test_bfloat16_is_as_near_to_float32_as_transformers_is(golden, make_executor):
     logits = golden.sequences(make_executor, "bfloat16").run({0: golden.tokens})[0][golden.rows]
     ours, theirs = logits - golden.exact, golden.rounded - golden.exact

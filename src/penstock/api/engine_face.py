@@ -3,7 +3,7 @@
 from array import array
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import Any, Protocol, TypeVar, TypeVarTuple, runtime_checkable
+from typing import Any, Protocol, TypeVar, TypeVarTuple
 
 from penstock.engine.serving import Call, Health, Limits, ModelFacts, Receipt
 from penstock.errors import PenstockError
@@ -37,8 +37,8 @@ class Metrics(Protocol):
 
 
 class Engine(Protocol):
-    """`stream` gives what is new in an answer; leaving it aborts the call. `wait_stopped` returns when
-    the engine is gone for good, with why."""
+    """`stream` gives what is new in an answer; leaving it aborts the call. `embed` gives a vector of length 1
+    for each call. `wait_stopped` returns when the engine is gone for good, with why."""
 
     facts: ModelFacts
     limits: Limits
@@ -53,16 +53,10 @@ class Engine(Protocol):
     def stream(
         self, ticket: Any, call: Call
     ) -> AbstractAsyncContextManager[AsyncIterator[RequestOutput]]: ...
+    async def embed(self, tickets: Sequence[Any], calls: Sequence[Call]) -> "list[array[float]]": ...
     async def probe(self, timeout_s: float = 2.0) -> bool: ...
     def health(self) -> Health: ...
     async def drain(self, limit_s: float) -> None: ...
     async def stop(self) -> None: ...
     async def wait_stopped(self) -> PenstockError | None: ...
     def receipt(self, output: RequestOutput) -> Receipt: ...
-
-
-@runtime_checkable
-class Embedder(Protocol):
-    """An engine that also gives hidden states, pooled: one vector of float32 per prompt."""
-
-    async def embed(self, ticket: Any, prompts: list[list[int]], pooling: str) -> "list[array[float]]": ...

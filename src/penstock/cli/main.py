@@ -18,6 +18,7 @@ from penstock.errors import ModelLoadError, PenstockError
 VERBS = {
     "run": "complete or chat in the terminal",
     "serve": "answer over HTTP, as OpenAI's and Anthropic's clients expect it",
+    "embed": "lines of text in, their embeddings as JSON lines out",
     "bench": "measure latency or throughput against this machine's floor",
     "doctor": "what this machine and build can do, and what would be planned for a model",
     "models": "models that are embedded or on this disk",

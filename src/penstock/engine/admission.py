@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
+from penstock.engine.pooling import check_pooling
 from penstock.errors import ContextLengthError, InvalidRequestError
 from penstock.model.generation import GenerationDefaults
 from penstock.request import Request, SamplingParams
@@ -60,12 +61,13 @@ class Admission:
         priority: int = 0,
         cache_salt: str = "",
         output_tokens: Sequence[int] = (),
+        pooling: str = "",
     ) -> list[Request]:
         """One Request per `n`, in order of their index; index 0 has the seed itself (DESIGN.md 9.20).
 
         `output_tokens` were emitted before a restart: the request goes on after them.
         """
-        terms = self.judge(prompt_tokens, params)
+        terms = self.judge(prompt_tokens, params, pooling=pooling)
         prompt = tuple(prompt_tokens)
         return [
             Request(
@@ -80,12 +82,15 @@ class Admission:
                 cache_salt=cache_salt,
                 bad_token_ids=terms.bad_token_ids,
                 output_tokens=list(output_tokens),
+                pooling=pooling,
             )
             for index, one_seed in enumerate(terms.seeds)
         ]
 
-    def judge(self, prompt_tokens: Sequence[int], params: SamplingParams) -> Terms:
+    def judge(self, prompt_tokens: Sequence[int], params: SamplingParams, *, pooling: str = "") -> Terms:
         """Refuse the call, or say on what terms it runs. Draws a seed where it brings none."""
+        if pooling:
+            return self._judge_pooled(prompt_tokens, pooling)
         check(params, self.vocab_size, self.max_context)
         self._check_prompt(prompt_tokens)
         max_output_tokens = self._max_output_tokens(len(prompt_tokens), params)
@@ -97,6 +102,18 @@ class Admission:
             stop_ids=own.union(params.stop_token_ids) if params.stop_token_ids else own,
             bad_token_ids=tuple(bad_word_ids(params, self._encode)),
         )
+
+    def _judge_pooled(self, prompt_tokens: Sequence[int], pooling: str) -> Terms:
+        """No token is drawn, so that a prompt may fill the context."""
+        check_pooling(pooling)
+        self._check_prompt(prompt_tokens)
+        if len(prompt_tokens) > self.max_context:
+            raise ContextLengthError(
+                f"the text has {len(prompt_tokens):,} tokens; the context holds {self.max_context:,}. "
+                "Shorten it or raise max_context.",
+                param="input",
+            )
+        return Terms(seeds=(0,), max_output_tokens=1, stop_ids=frozenset(), bad_token_ids=())
 
     def _check_prompt(self, prompt: Sequence[int]) -> None:
         if not prompt:

@@ -64,6 +64,7 @@ class Answer:
         "_prompt_tokens",
         "_seed",
         "_tokenizer",
+        "embedding",
         "metrics",
         "request_id",
     )
@@ -91,6 +92,7 @@ class Answer:
         self._choices = [_Choice(wants_logprobs=params.logprobs is not None) for _ in range(params.n)]
         self._num_open = params.n
         self._prompt_logprobs: list[PlainLogprobs] = []
+        self.embedding: bytes | None = None
 
     @property
     def finished(self) -> bool:
@@ -117,6 +119,8 @@ class Answer:
             choice.cumulative_logprob = (choice.cumulative_logprob or 0.0) + drawn
         if delta.prompt_logprobs and index == 0:
             self._prompt_logprobs += delta.prompt_logprobs
+        if delta.embedding is not None:
+            self.embedding = delta.embedding
         if delta.finish_reason is not None:
             choice.finish_reason, choice.stop_reason = delta.finish_reason, delta.stop_reason
             choice.ends_with_stop_id = delta.ends_with_stop_id

@@ -6,8 +6,10 @@ PenstockError. When the engine process dies the answers go on where they were, w
 
 import asyncio
 import time
+from array import array
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple
@@ -162,6 +164,20 @@ class AsyncEngine:
         prove = partial(self.offload, self._prove, call)
         return Stream(self._desk, entry, ticket, self._loop, prepare=prove)
 
+    async def embed(self, tickets: Sequence[Ticket], calls: Sequence[Call]) -> "list[array[float]]":
+        """The embeddings that calls with `pooling` ask for, in their order: float32, of length 1."""
+        entries = [self._entry(call) for call in calls]
+        async with AsyncExitStack() as stack:
+            streams = []
+            for ticket, entry in zip(tickets, entries, strict=True):
+                ticket.resize(4 * len(entry.call.prompt_tokens) + len(entry.call.prompt or ""))
+                stream = Stream(self._desk, entry, ticket, self._loop)
+                streams.append(await stack.enter_async_context(stream))
+            for stream in streams:
+                async for _ in stream:
+                    pass
+        return [_vector_of(entry) for entry in entries]
+
     def receipt(self, output: RequestOutput) -> Receipt:
         """What the answer cost so far, by its latest piece."""
         return receipt_of(output, self.facts)
@@ -291,8 +307,8 @@ class AsyncEngine:
 
     def _entry(self, call: Call) -> Entry:
         assert self._admission is not None, "start() returns when it is there"
-        terms = self._admission.judge(call.prompt_tokens, call.params)
-        num_tokens = len(call.prompt_tokens) + terms.max_output_tokens
+        terms = self._admission.judge(call.prompt_tokens, call.params, pooling=call.pooling)
+        num_tokens = len(call.prompt_tokens) + (0 if call.pooling else terms.max_output_tokens)
         if num_tokens > self._max_request_tokens:
             raise ContextLengthError(
                 f"prompt has {len(call.prompt_tokens):,} tokens and {terms.max_output_tokens:,} more are "
@@ -345,3 +361,12 @@ class AsyncEngine:
                 0.0 if engine is None else engine.watch.age_s,
                 self._supervisor.count_malformed(),
             )
+
+
+def _vector_of(entry: Entry) -> "array[float]":
+    packed = entry.answer.embedding
+    if packed is None:
+        raise EngineError("a request for an embedding ended without one; this is a defect of penstock.")
+    vector = array("f")
+    vector.frombytes(packed)
+    return vector

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from penstock.engine.grammars import Grammars
+from penstock.engine.pooling import Pooler
 from penstock.request import Request, SamplingParams
 from penstock.sampling.params import banned_now
 from penstock.sampling.rows import Mask, RowRequest, make_rows
@@ -37,6 +38,7 @@ class Layout:
     rows: Sequence[tuple[int, int]]
     entries: Sequence[RowRequest]
     has_logprobs: bool
+    pooled: Sequence[tuple[int, Request, int]] = ()  # (place in the schedule, whose, hidden rows)
 
 
 @dataclass(slots=True)
@@ -49,6 +51,7 @@ class _Lists:
     slots: list[int] = field(default_factory=list)
     logit_rows: list[int] = field(default_factory=list)
     entries: list[RowRequest] = field(default_factory=list)
+    hidden_rows: list[int] = field(default_factory=list)
     width: int = 1  # M: most places of any request
 
 
@@ -68,6 +71,7 @@ class InputBuilder:
         self._vocab_size = vocab_size
         self._slots: dict[str, _Slot] = {}
         self._free_slots: list[int] = []
+        self._pooler = Pooler()
         self._tables = [np.zeros((0, 8), np.int32) for _ in range(num_groups)]
         self._counting = np.arange(64, dtype=np.int32)
 
@@ -76,6 +80,7 @@ class InputBuilder:
         lists = _Lists()
         tokens, logit_rows, entries = lists.tokens, lists.logit_rows, lists.entries
         rows: list[tuple[int, int]] = []
+        pooled: list[tuple[int, Request, int]] = []
         has_logprobs = False
         for scheduled in schedule.requests:
             request = self._requests[scheduled.request_id]
@@ -95,6 +100,12 @@ class InputBuilder:
                 tokens += request.tokens[start:end]
                 tokens += scheduled.draft_tokens
             num_scored = num_drawn = 0
+            if request.pooling:
+                wanted = self._pooler.positions(request, start, end)
+                lists.hidden_rows += [first_row + position - start for position in wanted]
+                pooled.append((len(rows), request, len(wanted)))
+                rows.append((0, 0))
+                continue
             if request.params.prompt_logprobs is not None:
                 first = max(start, request.num_scored_tokens)
                 scored = range(first, min(end, request.num_prompt_tokens - 1))
@@ -113,7 +124,7 @@ class InputBuilder:
                     entries += self._draft_rows(request, slot, scheduled)
                 has_logprobs = has_logprobs or slot.row.num_logprobs >= 0
             rows.append((num_scored, num_drawn))
-        return self._arrays(lists), Layout(rows, entries, has_logprobs)
+        return self._arrays(lists), Layout(rows, entries, has_logprobs, pooled)
 
     def read(self, layout: Layout, output: StepOutput) -> list[Drawn]:
         """Row results by request, as plain numbers."""
@@ -137,10 +148,16 @@ class InputBuilder:
                     )
                 )
             at = end
+        at = 0
+        for place, request, count in layout.pooled:
+            embedding = self._pooler.take(request, output.taps["hidden"][at : at + count]) if count else None
+            drawn[place] = Drawn(num_pooled=count, embedding=embedding)
+            at += count
         return drawn
 
     def forget(self, request_id: str) -> None:
         """The request has ended. Harmless if it was never seen."""
+        self._pooler.forget(request_id)
         slot = self._slots.pop(request_id, None)
         if slot is not None:
             self._free_slots.append(slot.index)
@@ -166,6 +183,8 @@ class InputBuilder:
             block_tables=tuple(table[slots, : lists.width] for table in self._tables),
             logit_rows=np.array(lists.logit_rows, np.int32),
             sampling=make_rows(lists.entries, self._vocab_size),
+            taps=("hidden",) if lists.hidden_rows else (),
+            hidden_rows=np.array(lists.hidden_rows, np.int32) if lists.hidden_rows else None,
         )
 
     def _open(self, request: Request) -> _Slot:

@@ -100,6 +100,7 @@ class Entry:
                     bad_token_ids=terms.bad_token_ids,
                     num_scored_tokens=self.scored[index],
                     grammar=call.grammar,
+                    pooling=call.pooling,
                 )
 
     def take(self, index: int, delta: RequestDelta, now_s: float) -> float | None:

@@ -9,16 +9,25 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from penstock.config import from_mapping
 from penstock.engine.admission import Admission, default_params, eos_ids_of
 from penstock.engine.answer import Answer
 from penstock.engine.assemble import make_core
 from penstock.engine.build import Loaded, load_model
 from penstock.engine.interrupt import DeferredInterrupt
+from penstock.engine.pooling import check_pooling
 from penstock.engine.progress import show_progress
 from penstock.engine.prompts import Conversation, Prompt, PromptReader, ReadPrompt
 from penstock.errors import EngineError, InvalidRequestError
-from penstock.request import Request, RequestOutput, SamplingParams
+from penstock.request import (
+    EmbeddingOutput,
+    EmbeddingRequestOutput,
+    Request,
+    RequestOutput,
+    SamplingParams,
+)
 from penstock.text.grammar import spec_of
 from penstock.text.grammar_prover import GrammarProver
 from penstock.text.grammar_tokens import vocabulary_of
@@ -116,6 +125,26 @@ class LLM:
         ]
         return self._run(read, params, use_tqdm=use_tqdm, priority=None)
 
+    def embed(
+        self, prompts: Prompt | Sequence[Prompt], *, pooling: str = "last", use_tqdm: bool = True
+    ) -> list[EmbeddingRequestOutput]:
+        """The embedding of each prompt: the hidden state after the last norm, of its last token or the mean
+        of all (`pooling`), scaled to length 1. The bits depend on the prompt alone."""
+        many: list[Prompt] = [prompts] if isinstance(prompts, str | Mapping) else list(prompts)
+        read = [self._reader.read(prompt) for prompt in many]
+        check_pooling(pooling)
+        calls = self._admit(read, [SamplingParams()] * len(read), priority=None, pooling=pooling)
+        self._finish(calls, use_tqdm=use_tqdm)
+        return [
+            EmbeddingRequestOutput(
+                call.answer.request_id,
+                call.requests[0].prompt_tokens,
+                EmbeddingOutput(np.frombuffer(call.answer.embedding or b"", np.float32).tolist()),
+                num_cached_tokens=call.requests[0].num_cached_tokens,
+            )
+            for call in calls
+        ]
+
     def stream(
         self, prompt: Prompt | Conversation, sampling_params: SamplingParams | None = None
     ) -> Iterator[RequestOutput]:
@@ -150,6 +179,11 @@ class LLM:
         priority: Sequence[int] | None,
     ) -> list[RequestOutput]:
         calls = self._admit(prompts, params, priority=priority)
+        self._finish(calls, use_tqdm=use_tqdm)
+        return [call.answer.news() for call in calls]
+
+    def _finish(self, calls: Sequence[_Open], *, use_tqdm: bool) -> None:
+        """Run them to their ends."""
         left = {id(call) for call in calls}
         try:
             self._queue(calls)
@@ -161,7 +195,6 @@ class LLM:
                     advance(len(mine), num_tokens)
         finally:
             self._drop(calls)
-        return [call.answer.news() for call in calls]
 
     def _admit(
         self,
@@ -169,6 +202,7 @@ class LLM:
         params: Sequence[SamplingParams],
         *,
         priority: Sequence[int] | None,
+        pooling: str = "",
     ) -> list[_Open]:
         """Check all prompts with their params, before any of their requests is queued."""
         priorities = [0] * len(prompts) if priority is None else list(priority)
@@ -191,6 +225,7 @@ class LLM:
                 arrival_s=self.core.clock(),
                 priority=one_priority,
                 cache_salt=prompt.cache_salt,
+                pooling=pooling,
             )
             answer = Answer(
                 call_id,

@@ -43,6 +43,8 @@ from penstock.engine.wire import (
     request_of,
 )
 from penstock.errors import EngineError, PenstockError
+from penstock.model.config_reader import read_json
+from penstock.model.matryoshka import read_sizes
 
 PR_SET_PDEATHSIG = 1
 LAST_WORDS_S = 2.0
@@ -180,6 +182,8 @@ def ready_of(name: str, loaded: Loaded, core: EngineCore) -> Ready:
         kv_bytes_per_token=plan.kv_bytes // (max(plan.num_kv_blocks) * plan.block_size),
         plan=shown,
         defaults=default_params(loaded.defaults),
+        embedding_size=loaded.spec.hidden_size,
+        embedding_cuts=read_sizes(read_json(loaded.folder / "config.json"), loaded.spec.hidden_size),
     )
     eos_ids = tuple(sorted(eos_ids_of(loaded.defaults, loaded.tokenizer)))
     return Ready(facts, plan, eos_ids, core.scheduler.max_request_tokens(plan.max_context), loaded.notes)

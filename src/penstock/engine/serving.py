@@ -37,6 +37,8 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     kv_bytes_per_token: int
     plan: Mapping[str, str]  # what was decided, as text: for /metrics, logs and `penstock explain`
     defaults: SamplingParams
+    embedding_size: int = 0  # numbers of an embedding
+    embedding_cuts: tuple[int, ...] = ()  # sizes to which it was trained to be cut
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
@@ -204,6 +206,7 @@ class Call:
     timeout_s: float | None = None  # lowers the deadline, never raises it
     key_id: str = ""  # whose API key: one key's cached beginnings are not another's
     prompt: str | None = None
+    pooling: str = ""  # "last" or "mean": an embedding is asked for, and no token
 
     def __post_init__(self) -> None:
         try:

@@ -16,7 +16,7 @@ from penstock.errors import PenstockError
 from penstock.request import GrammarSpec, Request, SamplingParams
 from penstock.step import RequestDelta
 
-VERSION = 1  # of everything below; both sides must say the same before anything else is believed
+VERSION = 2  # of everything below; both sides must say the same before anything else is believed
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=1):
@@ -61,6 +61,7 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     bad_token_ids: tuple[tuple[int, ...], ...]
     num_scored_tokens: int
     grammar: GrammarSpec | None
+    pooling: str
 
 
 class Abort(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=5):
@@ -134,6 +135,7 @@ def request_of(submit: Submit) -> Request:
         output_tokens=tokens_of(submit.output),
         num_scored_tokens=submit.num_scored_tokens,
         grammar=submit.grammar,
+        pooling=submit.pooling,
     )
 
 

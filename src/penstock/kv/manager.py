@@ -107,7 +107,7 @@ class KVManager:
         """The longest cached beginning that the request may take over: whole blocks, never its last token.
 
         A group with a window needs only the blocks that the window still reads. Prompt rows that owe a
-        logprob are not skipped (DESIGN.md 9.27). Changes nothing.
+        logprob or their part of a mean are not skipped (DESIGN.md 9.27). Changes nothing.
         """
         links = self._links_of(request, self._max_hit_tokens(request) // self.block_size)
         if not links:
@@ -259,13 +259,7 @@ class KVManager:
         return max(len(request.tokens), min(len(request.tokens) + 1, most))
 
     def _max_hit_tokens(self, request: Request) -> int:
-        if not self._prefix_cache:
-            return 0
-        most = len(request.tokens) - 1
-        owes_logprobs = request.params.prompt_logprobs is not None
-        if owes_logprobs and request.num_scored_tokens < request.num_prompt_tokens - 1:
-            most = min(most, request.num_scored_tokens)
-        return most
+        return request.first_owed_row if self._prefix_cache else 0
 
     def _links_of(self, request: Request, num_links: int) -> list[Link]:
         """The first `num_links` links of the request's tokens; each is hashed once."""

@@ -16,7 +16,7 @@ from penstock.model.spec import AttentionSpec, LayerSpec, ModelSpec, NormSpec, R
 from penstock.ops.attention import attention, kv_write
 from penstock.ops.embedding import embed, take_rows
 from penstock.ops.linear import linear
-from penstock.ops.norm import head_norm, norm
+from penstock.ops.norm import head_norm, norm, rows_norm_operand
 from penstock.ops.pointwise import activated, add, gated, softcap
 from penstock.ops.rope import rope
 from penstock.ops.rounding import operand, round_to
@@ -68,6 +68,9 @@ def build(
 
     rows = b("last_rows", take_rows, x, "step.logit_rows")
     h = _norm(b, "final_norm", spec.final_norm, rows)
+    final = _norm_inputs(b, "final_norm", spec.final_norm)
+    attrs = _norm_attrs(spec.final_norm)
+    b.tap("hidden", rows_norm_operand, x, "step.hidden_rows", *final, **attrs, to="float32")
     source = "embed" if spec.tie_embeddings else "lm_head"
     head_operand = operand_of(b.format_of(source, head_format), activations)
     h = b("head_operand", operand, h, to=head_operand)
@@ -148,9 +151,14 @@ def _joined(b: Builder, half: str, spec: LayerSpec, x: str, y: str) -> str:
 
 
 def _norm(b: Builder, name: str, spec: NormSpec, x: str) -> str:
+    return b(name, norm, x, *_norm_inputs(b, name, spec), **_norm_attrs(spec))
+
+
+def _norm_inputs(b: Builder, name: str, spec: NormSpec) -> tuple[str | None, str | None]:
+    """Its weight and bias."""
     weight = b.vector(name, b.hidden_size) if spec.has_weight else None
     bias = b.vector(f"{name}_bias", b.hidden_size) if spec.has_bias else None
-    return b(name, norm, x, weight, bias, **_norm_attrs(spec))
+    return weight, bias
 
 
 def _norm_attrs(spec: NormSpec) -> dict[str, float | str]:

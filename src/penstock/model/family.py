@@ -12,6 +12,7 @@ from typing import Final
 
 from penstock.errors import ModelLoadError
 from penstock.model.config_reader import ConfigReader, JSONObject, read_json, show
+from penstock.model.matryoshka import MATRYOSHKA
 from penstock.model.names import HF_LLAMA, Names
 from penstock.model.spec import ModelSpec
 from penstock.registry import Registry
@@ -55,6 +56,7 @@ def read_model(source: Path | str | JSONObject) -> ModelSpec:
     config = ConfigReader(values)
     architecture = _architecture(values)
     config.ignore("quantization_config", why="read by weights.scheme, or refused there")
+    config.ignore(*MATRYOSHKA, why="read by model.matryoshka: sizes to which embeddings may be cut")
     if FAMILIES[architecture].has_own_code:
         config.ignore("auto_map", why="the code is that of this architecture, which is known here")
     else:

@@ -1,8 +1,9 @@
 """A program: the decoder pass as a flat list of calls over named values. Built once per loaded model.
 
 Values: `step.*` (the batch), `weights.<name>`, `const.*` (rope tables), `kv.<layer>`; all else is an
-activation, flat [T, width]. The last call's output is `logits` [R,V]. Passes turn a Program into another
-with the same bits; backends run it; the planner prices it. Nothing here computes.
+activation, flat [T, width]. The last call's output is `logits` [R,V]; `hidden` is made on request.
+Passes turn a Program into another with the same bits; backends run it; the planner prices it. Nothing here
+computes.
 """
 
 import hashlib
@@ -69,6 +70,7 @@ class Program:
     kv_layers: tuple[KVLayer, ...]
     kv_groups: tuple[KVGroupSpec, ...]
     max_context: int
+    hidden: Call  # the last norm's float32 rows at `step.hidden_rows`; made in steps that ask for them
 
     @property
     def num_layers(self) -> int:
@@ -190,6 +192,7 @@ class Builder:
         self._constants: dict[str, Array] = {}
         self._kv_layers: list[KVLayer] = []
         self._prefix = ""
+        self._hidden: Call | None = None
 
     @property
     def hidden_size(self) -> int:
@@ -204,6 +207,10 @@ class Builder:
         output = self._prefix + output
         self._calls.append(Call(op, inputs, output, attrs))
         return output
+
+    def tap(self, output: str, op: Op, *inputs: str | None, **attrs: Any) -> None:  # Any: JSON values
+        """The call that makes hidden rows: beside the others, for steps that ask."""
+        self._hidden = Call(op, inputs, output, attrs)
 
     def linear_weight(self, name: str, shape: tuple[int, int], format: str, source: str | None = None) -> str:
         own = self.format_of(source or self._prefix + name, format)
@@ -229,6 +236,7 @@ class Builder:
 
     def finish(self) -> Program:
         assert self._calls[-1].output == "logits", "a program ends with its logits"
+        assert self._hidden is not None, "a program can be asked for its hidden rows"
         return Program(
             spec=self._spec,
             calls=tuple(self._calls),
@@ -237,6 +245,7 @@ class Builder:
             kv_layers=tuple(self._kv_layers),
             kv_groups=self._spec.kv_groups(),
             max_context=self._max_context,
+            hidden=self._hidden,
         )
 
     def _weight(

@@ -181,6 +181,9 @@ class Scheduler:
             request.num_computed_tokens += scheduled.num_tokens - num_wrong
             if result.prompt_logprobs:
                 request.num_scored_tokens += len(result.prompt_logprobs)
+            request.num_pooled_tokens += result.num_pooled
+            if result.embedding is not None:
+                end = _End("stop")
             self._kv.commit(request)
             if end is not None:
                 self._end(request)
@@ -198,6 +201,7 @@ class Scheduler:
                         request.num_preemptions,
                         request.first_scheduled_s,
                         ends_with_stop_id=end is not None and end.is_stop_id,
+                        embedding=result.embedding,
                     )
                 )
         return deltas

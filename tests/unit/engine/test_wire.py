@@ -43,6 +43,7 @@ SUBMIT = Submit(
     bad_token_ids=((1, 2), (3,)),
     num_scored_tokens=2,
     grammar=GrammarSpec("regex", "a+"),
+    pooling="mean",
 )
 DELTA = RequestDelta("7", (5, 6), ({5: (-0.5, 1)}, {6: (-1.5, 3), 9: (-0.1, 1)}), ({1: (-2.0, 4)},),
                      "stop", "END", 64, 1, 2.5, "text")  # fmt: skip

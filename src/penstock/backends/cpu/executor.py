@@ -66,17 +66,20 @@ class CpuExecutor:
         rank = np.zeros(num_logit_rows, np.int32)
         top_token = np.full((num_logit_rows, columns), -1, np.int32)
         top_logprob = np.zeros((num_logit_rows, columns), np.float32)
+        hidden_rows = step.hidden_rows if "hidden" in step.taps else None
         self._native.run(
             step.tokens, step.positions, step.query_start, step.context_len, row_request,
             list(step.block_tables), step.logit_rows, rows.temperature, rows.top_k, rows.top_p, rows.min_p,
             rows.typical_p, rows.repetition_penalty, rows.presence_penalty, rows.frequency_penalty, rows.seed,
             rows.position, rows.target, rows.num_logprobs, rows.history_start, rows.history_token,
             rows.history_count, rows.bias_start, rows.bias_token, rows.bias_value, rows.allowed, sampled,
-            logprob, rank, top_token, top_logprob, step.parents, list(step.moves),
+            logprob, rank, top_token, top_logprob, step.parents, list(step.moves), hidden_rows,
         )  # fmt: skip
         taps: dict[str, np.ndarray] = {}
         if "logits" in step.taps:
             taps["logits"] = self._native.read(self._lowering.logits, num_logit_rows)
+        if hidden_rows is not None:
+            taps["hidden"] = self._native.read(self._lowering["hidden"], len(hidden_rows))
         return StepOutput(sampled, logprob, rank, top_token, top_logprob, taps)
 
     def describe(self) -> Mapping[str, str]:
@@ -90,6 +93,6 @@ class CpuExecutor:
         """Outputs of the calls, in order, the sampler's last; `ns[S,O,2]` of the steps kept, oldest first.
 
         [..., 0] is what the calling worker did itself, [..., 1] ends when every worker was done, so that the
-        latter add up to the step.
+        latter add up to the step. The call of the hidden rows, idle in most steps, is left out.
         """
-        return self._outputs, self._native.profile()
+        return self._outputs, np.delete(self._native.profile(), self._lowering.hidden_place, axis=1)

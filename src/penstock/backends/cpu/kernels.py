@@ -41,9 +41,12 @@ def _norm_add(low: "Lowering", call: Call) -> None:
 
 def _rows_norm_operand(low: "Lowering", call: Call) -> None:
     x, rows, weight, bias = call.inputs
+    if rows == "step.hidden_rows":
+        _normed(low, call, x, weight, bias, rows="hidden")
+        return
     assert rows == "step.logit_rows"
     low.on_logit_rows.add(call.output)
-    _normed(low, call, x, weight, bias)
+    _normed(low, call, x, weight, bias, rows="logits")
 
 
 def _normed(
@@ -54,13 +57,15 @@ def _normed(
     bias: str | None,
     *,
     residual: str | None = None,
+    rows: str = "step",
 ) -> None:
-    """Into an operand, or into rows of fp32."""
+    """Into an operand, or into rows of fp32: hidden rows are for people to read, and no operand."""
     attrs, width = call.attrs, low.width(x)
-    out = low.operand(call, attrs["to"], width) if "to" in attrs else low.floats(call, width)
+    is_operand = "to" in attrs and rows != "hidden"
+    out = low.operand(call, attrs["to"], width) if is_operand else low.floats(call, width)
     low.native.norm(
         low[x], low.vector(weight), low.vector(bias), attrs["kind"], attrs["eps"], attrs["weight_offset"],
-        -1 if residual is None else low[residual], call.output in low.on_logit_rows, out,
+        -1 if residual is None else low[residual], rows, out,
     )  # fmt: skip
 
 

@@ -84,7 +84,9 @@ class Lowering:
             isa, pool, arena_bytes, program.spec.vocab_size, program.max_context, limits.max_rows,
             limits.max_logit_rows, list(limits.num_blocks),
         )  # fmt: skip
-        for call in program.calls:
+        calls = _with_hidden(program)
+        self.hidden_place = calls.index(program.hidden)
+        for call in calls:
             CPU[call.op.name](self, call)
         self.logits = self[program.calls[-1].output]
         self.native.sample(self.logits)
@@ -165,13 +167,14 @@ class Lowering:
 
     def _plan(self) -> tuple[dict[str, int], int]:
         """Sizes from a dry walk of the program's shapes: no native program exists yet."""
-        calls = self._program.calls
+        calls = _with_hidden(self._program)
         last_use = {call.output: index for index, call in enumerate(calls)}
         for index, call in enumerate(calls):
             for name in call.inputs:
                 if name in last_use:
                     last_use[name] = index
         last_use[calls[-1].output] = len(calls)  # the sampler reads it
+        last_use[self._program.hidden.output] = len(calls)  # and this is read when the step is over
         names, sizes, lifetimes = [], [], []
         widths: dict[str, int] = {}
         logit_rows: set[str] = set()
@@ -186,7 +189,7 @@ class Lowering:
     def _size(self, call: Call, widths: dict[str, int], logit_rows: set[str]) -> int:
         name, attrs = call.op.name, call.attrs
         first = call.inputs[0]
-        if name == "rows_norm_operand" or first in logit_rows:
+        if "step.logit_rows" in call.inputs or first in logit_rows:
             logit_rows.add(call.output)
         rows = self._limits.max_logit_rows if call.output in logit_rows else self._limits.max_rows
         if name in ("linear", "linear_add"):
@@ -202,9 +205,16 @@ class Lowering:
         else:
             width = widths[first or ""] // (2 if name == "gated_operand" else 1)
         widths[call.output] = width
-        if name.endswith("operand"):
+        if name.endswith("operand") and call is not self._program.hidden:
             return int(_native.operand_bytes(attrs["to"], rows, width))
         return -(-rows // 16) * 16 * width * 4 + 64
+
+
+def _with_hidden(program: Program) -> tuple[Call, ...]:
+    """The calls, that of the hidden rows before the first that takes the rows of logits."""
+    calls = program.calls
+    place = next(i for i, call in enumerate(calls) if "step.logit_rows" in call.inputs)
+    return (*calls[:place], program.hidden, *calls[place:])
 
 
 def _weight_name(name: str | None) -> str:

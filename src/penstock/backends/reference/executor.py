@@ -73,6 +73,11 @@ class ReferenceExecutor:
         for call in self._program.calls:
             inputs = (None if name is None else values[name] for name in call.inputs)
             values[call.output] = call.op(*inputs, **call.attrs)
+        if "hidden" in step.taps:
+            hidden = self._program.hidden
+            values["step.hidden_rows"] = _hidden_rows(step)
+            inputs = (None if name is None else values[name] for name in hidden.inputs)
+            values[hidden.output] = hidden.op(*inputs, **hidden.attrs)
         output = self._sampler(np.asarray(values["logits"]), step.sampling)
         taps = {name: np.asarray(values[name]) for name in step.taps}
         return StepOutput(
@@ -95,6 +100,10 @@ class ReferenceExecutor:
     def describe(self) -> Mapping[str, str]:
         """For `doctor` and the fingerprint. Every op is its numpy reference."""
         return {"backend": "reference", "isa": "", "kernels": f"numpy {np.__version__}"}
+
+
+def _hidden_rows(step: StepInput) -> Array:
+    return np.zeros(0, np.int32) if step.hidden_rows is None else step.hidden_rows
 
 
 def _paths(step: StepInput) -> Array:

@@ -40,6 +40,8 @@ class _Rewriter:
         self._readers: dict[str, list[Call]] = {}
         for slot, call in enumerate(program.calls):
             self._put(call, slot)
+        for name in filter(None, program.hidden.inputs):  # so that nobody swallows what it reads
+            self._readers.setdefault(name, []).append(program.hidden)
 
     @property
     def _calls(self) -> list[Call]:
@@ -61,6 +63,7 @@ class _Rewriter:
             kv_layers=self._program.kv_layers,
             kv_groups=self._program.kv_groups,
             max_context=self._program.max_context,
+            hidden=self._program.hidden,
         )
 
     def maker(self, value: str | None, op: Op) -> Call | None:
