@@ -5,12 +5,14 @@ read and computed in batches, so that a long file needs no memory; an empty line
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from penstock.cli.flags import add_engine_flags, engine_config
 from penstock.errors import ConfigError, InvalidRequestError
@@ -38,9 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    with _opened(options.file) as file:
+        _embed(options, (line.rstrip("\n") for line in file))
+    return 0
+
+
+def _embed(options: argparse.Namespace, lines: Iterator[str]) -> None:
     from penstock.engine.llm import LLM
 
-    lines = _lines(options.file)
     llm = LLM.from_loaded(_load(options))
     done = 0
     while batch := list(itertools.islice(lines, LINES_AT_ONCE)):
@@ -55,7 +62,6 @@ def run(options: argparse.Namespace) -> int:
             print(json.dumps(answer))
             done += 1
         sys.stdout.flush()
-    return 0
 
 
 def _load(options: argparse.Namespace) -> "Loaded":
@@ -67,15 +73,14 @@ def _load(options: argparse.Namespace) -> "Loaded":
     return loaded
 
 
-def _lines(name: str) -> Iterator[str]:
-    """Without their line ends. A file that cannot be read is refused before a model is loaded."""
+def _opened(name: str) -> AbstractContextManager[TextIO]:
+    """A file that cannot be read is refused before a model is loaded."""
     if name == "-":
-        return (line.rstrip("\n") for line in sys.stdin)
+        return contextlib.nullcontext(sys.stdin)
     try:
-        file = Path(name).open(encoding="utf-8", errors="surrogateescape")  # noqa: SIM115 read to its end
+        return Path(name).open(encoding="utf-8", errors="surrogateescape")
     except OSError as error:
         raise ConfigError(f"{name}: {error.strerror}; give a text file that can be read.") from None
-    return (line.rstrip("\n") for line in file)
 
 
 def _check(text: str, number: int) -> None:
