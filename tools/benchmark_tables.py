@@ -64,13 +64,13 @@ def _dates(rows: Iterable[Row], isa: str) -> str:
 
 
 def attention() -> str:
-    rows = [r for r in read(RESULTS / "kernels.jsonl") if r["case"].startswith("attention")]
-    found = last(rows, lambda r: (r["isa"], r["case"]))
+    rows = [r for r in read(RESULTS / "kernels.jsonl") if r["kernel"] == "attention"]
+    found = last(rows, lambda r: (r["isa"], r["format"], r["rows"], r["context"]))
     return table(
-        ["isa", "case", "us a call", "GB/s", "of read", "of FMA or tile peak"],
+        ["isa", "keys and values", "rows", "context", "us a call", "GB/s", "of read", "of FMA or tile peak"],
         [
-            [r["isa"], r["case"], f"{r['us_per_call']:.0f}", f"{r['gbps']:.1f}", f"{r['of_read']:.0%}",
-             f"{r['of_peak']:.0%}"]
+            [r["isa"], r["format"], str(r["rows"]), str(r["context"]), f"{r['us_per_call']:.0f}",
+             f"{r['gbps']:.1f}", f"{r['of_read']:.0%}", f"{r['of_peak']:.0%}"]
             for r in found.values()
         ],
     )  # fmt: skip
