@@ -121,7 +121,7 @@ class Workshop:
     def _beginning(self, recipe: Recipe, tokenizer: Tokenizer) -> "dict[str, Tensor]":
         """Give what a model begins with, as far as its recipe names where that comes from."""
         from tools.train.evaluate import load_model
-        from tools.train.grow import narrowed, with_vocabulary
+        from tools.train.grow import draft_beginning, with_vocabulary
 
         if not (recipe.grown_from or recipe.teacher):
             return {}
@@ -129,7 +129,7 @@ class Workshop:
         weights = dict(load_model(older).state_dict())
         rows = weights["embed_tokens.weight"]
         if recipe.teacher:
-            return {"embed_tokens.weight": narrowed(rows, recipe.shape.hidden_size)}
+            return draft_beginning(rows, recipe.shape.hidden_size)
         old_tokenizer = Tokenizer.from_file(str(older / "tokenizer.json"))
         return {**weights, "embed_tokens.weight": with_vocabulary(rows, old_tokenizer, tokenizer)}
 

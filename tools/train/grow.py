@@ -44,6 +44,13 @@ def with_vocabulary(rows: Tensor, old: Tokenizer, new: Tokenizer) -> Tensor:
     return grown
 
 
+def draft_beginning(rows: Tensor, width: int) -> dict[str, Tensor]:
+    """Give a draft's embedding, and a final norm with which its first logits are about one at most."""
+    narrow = narrowed(rows, width)
+    scale = 1 / (width**0.5 * narrow.norm(dim=-1).mean())
+    return {"embed_tokens.weight": narrow, "norm.weight": scale.expand(width).clone()}
+
+
 def narrowed(rows: Tensor, width: int) -> Tensor:
     """Give the rows on their `width` main axes: what keeps most of every product of two of them."""
     _, _, axes = torch.linalg.svd(rows.float(), full_matrices=False)

@@ -9,12 +9,13 @@ docs/heads.md documents the stored format.
 from dataclasses import replace
 
 import torch
-from tools.train.model import MLP, RMSNorm, rope, rotate
+from tools.train.model import MLP, Decoder, RMSNorm, rope, rotate
 from tools.train.recipe import ModelShape
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
 CHAIN = 4
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 class MedusaHeads(nn.Module):
@@ -52,6 +53,21 @@ class FeatureHead(nn.Module):
         self.post_attention_layernorm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
         self.mlp = MLP(shape)
         self.norm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
+
+    @torch.no_grad()
+    def begin_as(self, target: Decoder) -> None:
+        """Start from the target's last layer and final norm, reading token and hidden row half and half."""
+        last = target.layers[-1]
+        for ours, theirs in (
+            (self.mlp, last.mlp),
+            (self.norm, target.norm),
+            (self.input_layernorm, last.input_layernorm),
+            (self.post_attention_layernorm, last.post_attention_layernorm),
+            *((getattr(self, name), getattr(last.self_attn, name)) for name in _PROJECTIONS),
+        ):
+            ours.load_state_dict(theirs.state_dict())
+        width = self.shape.hidden_size
+        self.fc.weight.copy_(torch.cat((torch.eye(width), torch.eye(width)), dim=1) / 2)
 
     def forward(self, hidden: Tensor, embedded: Tensor, num_steps: int) -> list[Tensor]:
         """Give features[s][rows, n]: step s of the chain that begins at place n, n < length - num_steps.

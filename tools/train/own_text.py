@@ -13,6 +13,7 @@ from tools.train.sources import Document
 
 _OPENING_CHARS = 500
 _BATCH = 32
+_NUM_TEXTS, _TEXT_TOKENS = 128, 192  # at each temperature
 
 
 def continued(
@@ -56,8 +57,8 @@ def own_documents(folder: Path, documents: Sequence[Document], stored: Path) -> 
         code = [document for document in documents if document.kind == "code"]
         texts = []
         for seed, temperature in ((1, 0.5), (2, 1.0)):
-            begun = openings(code, 192, seed)
-            written = continued(folder, begun, max_tokens=256, temperature=temperature, seed=seed)
+            begun = openings(code, _NUM_TEXTS, seed)
+            written = continued(folder, begun, max_tokens=_TEXT_TOKENS, temperature=temperature, seed=seed)
             texts += [opening + text for opening, (_, _, text) in zip(begun, written, strict=True)]
         stored.write_text(json.dumps(texts))
     return [

@@ -129,7 +129,7 @@ DRAFT = Recipe(
         num_kv_heads=1,
     ),
     teacher=TINY.name,
-    warmup_steps=20,
+    warmup_steps=8,
     muon_rate=0.02,
     adam_rate=0.004,
     stages=(

@@ -23,10 +23,10 @@ from tools.train.token_loss import token_loss
 from torch import Tensor, nn
 from torch.nn.functional import smooth_l1_loss
 
-_STAGE = Stage("heads", 300, 8, 256, code=0.02, prose=0.0, chat=0.0, fim=0.0, own=1.0)
+_STAGE = Stage("heads", 300, 4, 256, code=0.02, prose=0.0, chat=0.0, fim=0.0, own=1.0)
 _UNROLLED = 2
 _FEATURE_WEIGHT = 1.0
-_RECIPE = replace(TINY, muon_rate=0.01, adam_rate=0.002, warmup_steps=20)
+_RECIPE = replace(TINY, muon_rate=0.05, adam_rate=0.01, warmup_steps=8)
 
 
 def train_heads(
@@ -43,7 +43,9 @@ def train_heads(
     torch.set_num_threads(1)
     torch.manual_seed(_RECIPE.seed)
     target.requires_grad_(requires_grad=False)
-    heads = nn.ModuleDict({"medusa": MedusaHeads(target.shape), "eagle": FeatureHead(target.shape)})
+    eagle = FeatureHead(target.shape)
+    eagle.begin_as(target)
+    heads = nn.ModuleDict({"medusa": MedusaHeads(target.shape), "eagle": eagle})
     optimizer = MixedOptimizer(heads, _RECIPE)
     heads.bfloat16()
     batches = Packer(tokenizer, documents, _STAGE, seed=_RECIPE.seed).batches(0)
