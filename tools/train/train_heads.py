@@ -97,4 +97,6 @@ def _store(heads: nn.ModuleDict, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, head in heads.items():
         weights = {key: tensor.detach().bfloat16().contiguous() for key, tensor in head.state_dict().items()}
-        save_file(weights, folder / f"{name}.safetensors", metadata={"format": "pt", "chain": str(CHAIN)})
+        file = folder / f"{name}.safetensors"
+        save_file(weights, file, metadata={"format": "pt", "chain": str(CHAIN)})
+        file.chmod(0o644)

@@ -73,7 +73,7 @@ class Terminal:
 @pytest.fixture
 def talk():
     terminal = Terminal(
-        "run", "penstock-tiny", "--temperature", "0", "--ignore-eos", "--max-tokens", "900", "--stats"
+        "run", "penstock-tiny", "--temperature", "0", "--ignore-eos", "--max-tokens", "300", "--stats"
     )
     yield terminal
     terminal.close()
