@@ -37,6 +37,7 @@ WRITE = GQA | {"norm_row": False, "norm": NORM, "interleaved": False}
 
 CASES: list[tuple[str, Mapping[str, int], dict[str, Any]]] = [
     ("add", SMALL, {}),
+    ("add_gated", SMALL | {"O": 1}, {}),
     ("attention", HEADS, ATTENTION),
     ("attention", HEADS, ATTENTION | {"to": "float32", "window": 3}),
     ("attention", HEADS, ATTENTION | {"softcap": 2.0}),

@@ -60,8 +60,8 @@ def random_model(config: Any, seed: int) -> Any:
             value = noise * weight.shape[0] ** -0.5 * 1.5
         elif any(word in name for word in ("embed", "wte", "wpe")):
             value = noise * (0.3 if config.tie_word_embeddings else 1.0)
-        else:
-            value = noise * weight.shape[1] ** -0.5 * 1.5
+        else:  # [N,K], or [E,N,K] of experts
+            value = noise * weight.shape[-1] ** -0.5 * 1.5
         weight.data.copy_(value.bfloat16().float())
     model.tie_weights()
     return model

@@ -211,6 +211,38 @@ TINY_MODELS: dict[str, tuple[Any, dict[str, Any], int]] = {
     ),
 }
 
+# Widths of experts are whole panels of the native kernels: multiples of 32 and 16.
+EXPERTS: dict[str, Any] = ROTARY | {"rms_norm_eps": 3e-5, "hidden_size": 64, "num_attention_heads": 4}
+EXPERTS |= {"num_key_value_heads": 2, "vocab_size": 112}
+MIXTURES: dict[str, tuple[Any, dict[str, Any], int]] = {
+    "mixtral": (
+        hf.MixtralConfig,
+        EXPERTS | {"intermediate_size": 48, "num_local_experts": 5, "num_experts_per_tok": 2} | rope(1e6),
+        40,
+    ),
+    "qwen2_moe": (
+        hf.Qwen2MoeConfig,
+        EXPERTS
+        | {"intermediate_size": 80, "num_experts": 6, "num_experts_per_tok": 2, "num_hidden_layers": 3}
+        | {"moe_intermediate_size": 32, "shared_expert_intermediate_size": 64, "mlp_only_layers": [1]}
+        | rope(1e6),
+        40,
+    ),
+    "qwen3_moe": (
+        hf.Qwen3MoeConfig,
+        EXPERTS
+        | {"head_dim": 24, "num_experts": 8, "num_experts_per_tok": 4, "moe_intermediate_size": 32}
+        | {"norm_topk_prob": True}
+        | rope(1e6),
+        40,
+    ),
+    "olmoe": (
+        hf.OlmoeConfig,
+        EXPERTS | {"intermediate_size": 32, "num_experts": 8, "num_experts_per_tok": 3} | rope(1e4),
+        40,
+    ),
+}
+
 # name -> (config class, its arguments, prompt length, max_context)
 MODELS: dict[str, tuple[Any, dict[str, Any], int, int]] = {
     "llama2": (hf.LlamaConfig, SMALL | {"num_key_value_heads": 4}, 48, 512),
@@ -298,4 +330,5 @@ MODELS: dict[str, tuple[Any, dict[str, Any], int, int]] = {
         512,
     ),
     **{name: (kind, TINY | own, length, 512) for name, (kind, own, length) in TINY_MODELS.items()},
+    **{name: (kind, TINY | own, length, 512) for name, (kind, own, length) in MIXTURES.items()},
 }

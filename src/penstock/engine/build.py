@@ -133,7 +133,7 @@ def _own_formats(spec: ModelSpec, checkpoint: Checkpoint) -> dict[str, str]:
     names = FAMILIES[spec.architecture].names
     found: dict[str, str] = {}
     for use in _program(spec, "bfloat16", "bfloat16", "bfloat16", max_context=1).weights.values():
-        for source in use.sources if use.kind == "linear" else ():
+        for source in use.sources if use.kind == "linear" and use.format == "bfloat16" else ():
             tensor = checkpoint.tensors.get(names.checkpoint_name(source))
             if isinstance(tensor, CodedTensor):
                 found[source] = tensor.format
@@ -158,11 +158,14 @@ def _wanted(program: Program) -> list[Wanted]:
 
 
 def _matrix_dtype(program: Program, checkpoint: Checkpoint) -> str:
-    """The dtype of the checkpoint's matrices; float32, which holds all of them exactly, where they differ."""
+    """The dtype of the checkpoint's matrices; float32, which holds all of them exactly, where they differ.
+
+    `program` is a sketch in bfloat16.
+    """
     dtypes = {
         str(tensor.dtype)
         for want in _wanted(program)
-        if want.kind == "linear"
+        if want.kind == "linear" and want.format != "float32"  # routers are that, whatever the file holds
         for tensor in map(checkpoint.tensors.get, want.sources)
         if tensor is not None and not isinstance(tensor, CodedTensor)
     }

@@ -10,14 +10,15 @@ from typing import Final
 
 import numpy as np
 
+from penstock.model.mlp import Arithmetic, experts, mlp, project
 from penstock.model.program import Builder, KVLayer, Program
 from penstock.model.rope import rope_tables
-from penstock.model.spec import AttentionSpec, LayerSpec, ModelSpec, NormSpec, RopeSpec
+from penstock.model.spec import AttentionSpec, LayerSpec, ModelSpec, MoESpec, NormSpec, RopeSpec
 from penstock.ops.attention import attention, kv_write
 from penstock.ops.embedding import embed, take_rows
 from penstock.ops.linear import linear
 from penstock.ops.norm import head_norm, norm, rows_norm_operand
-from penstock.ops.pointwise import activated, add, gated, softcap
+from penstock.ops.pointwise import add, softcap
 from penstock.ops.rope import rope
 from penstock.ops.rounding import operand, round_to
 
@@ -126,21 +127,25 @@ def _layer(
     b: Builder, spec: LayerSpec, formats: _Formats, x: str, *, kv: KVLayer, table: tuple[str, str] | None
 ) -> str:
     """One decoder block: the residual stream after it."""
-    h = _input(b, "attn", spec, formats, x)
-    shared = h
+    h = _normed(b, "attn", spec, x)
+    h = shared = b("attn.in", operand, h, to=formats.operand)
     y = _attention(b, spec, formats, h, kv=kv, table=table)
     after = _joined(b, "attn", spec, x, y)
-    if spec.is_parallel and spec.shares_norm:
-        h = shared
+    how = Arithmetic(formats.linear, formats.operand, spec.residual_scale)
+    if isinstance(spec.mlp, MoESpec):
+        assert not spec.is_parallel, "no model has experts beside its attention"
+        y = experts(b, spec.mlp, _normed(b, "mlp", spec, after), how)
+    elif spec.is_parallel and spec.shares_norm:
+        y = mlp(b, spec.mlp, shared, how)
     else:
-        h = _input(b, "mlp", spec, formats, x if spec.is_parallel else after)
-    return _joined(b, "mlp", spec, after, _mlp(b, spec, formats, h))
+        h = _normed(b, "mlp", spec, x if spec.is_parallel else after)
+        y = mlp(b, spec.mlp, b("mlp.in", operand, h, to=formats.operand), how)
+    return _joined(b, "mlp", spec, after, y)
 
 
-def _input(b: Builder, half: str, spec: LayerSpec, formats: _Formats, x: str) -> str:
-    """What the products of a half of the block read."""
-    h = _norm(b, f"{half}_norm", spec.norm, x) if spec.norm_inputs else x
-    return b(f"{half}.in", operand, h, to=formats.operand)
+def _normed(b: Builder, half: str, spec: LayerSpec, x: str) -> str:
+    """What a half of the block reads."""
+    return _norm(b, f"{half}_norm", spec.norm, x) if spec.norm_inputs else x
 
 
 def _joined(b: Builder, half: str, spec: LayerSpec, x: str, y: str) -> str:
@@ -165,28 +170,13 @@ def _norm_attrs(spec: NormSpec) -> dict[str, float | str]:
     return {"eps": spec.eps, "weight_offset": spec.weight_offset, "kind": spec.kind}
 
 
-def _linear(
-    b: Builder,
-    name: str,
-    x: str,
-    shape: tuple[int, int],
-    format: str,
-    *,
-    has_bias: bool,
-    scale: float = 1.0,
-) -> str:
-    weight = b.linear_weight(name, shape, format)
-    bias = b.vector(f"{name}_bias", shape[0]) if has_bias else None
-    return b(name, linear, x, weight, bias, scale=scale)
-
-
 def _attention(
     b: Builder, layer: LayerSpec, formats: _Formats, h: str, *, kv: KVLayer, table: tuple[str, str] | None
 ) -> str:
     spec = layer.attention
     width, kv_width = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
     q, k, v = (
-        _linear(b, f"attn.{name}", h, (n, b.hidden_size), formats.linear, has_bias=spec.qkv_bias)
+        project(b, f"attn.{name}", h, (n, b.hidden_size), formats.linear, has_bias=spec.qkv_bias)
         for name, n in (("q", width), ("k", kv_width), ("v", kv_width))
     )
     q = _positioned(b, "attn.q", spec, q, width, table)
@@ -220,7 +210,7 @@ def _attention(
     )
     y = b("attn.out", operand, y, to=formats.operand)
     shape, scale = (b.hidden_size, width), layer.residual_scale
-    return _linear(b, "attn.o", y, shape, formats.linear, has_bias=spec.o_bias, scale=scale)
+    return project(b, "attn.o", y, shape, formats.linear, has_bias=spec.o_bias, scale=scale)
 
 
 def _positioned(
@@ -238,17 +228,3 @@ def _positioned(
         attrs = {"head_dim": spec.head_dim, "interleaved": spec.rope.interleaved}
         x = b(f"{name}_rope", rope, x, "step.positions", *table, **attrs)
     return x
-
-
-def _mlp(b: Builder, layer: LayerSpec, formats: _Formats, h: str) -> str:
-    spec = layer.mlp
-    inner, outer = (spec.intermediate_size, b.hidden_size), (b.hidden_size, spec.intermediate_size)
-    up = _linear(b, "mlp.up", h, inner, formats.linear, has_bias=spec.bias)
-    if spec.is_gated:
-        gate = _linear(b, "mlp.gate", h, inner, formats.linear, has_bias=spec.bias)
-        y = b("mlp.gated", gated, gate, up, act=spec.act)
-    else:
-        y = b("mlp.activated", activated, up, act=spec.act)
-    y = b("mlp.out", operand, y, to=formats.operand)
-    scale = layer.residual_scale
-    return _linear(b, "mlp.down", y, outer, formats.linear, has_bias=spec.bias, scale=scale)

@@ -140,6 +140,14 @@ class ConfigReader:
             raise self.refuse(key, f"must be a list of {count} positive numbers, one per pair of rotary dims")
         return tuple(float(v) for v in good)
 
+    def indices(self, key: str, *, below: int) -> tuple[int, ...]:
+        """A list of whole numbers below `below`; empty if it is absent."""
+        self._accounted.add(key)
+        values = [] if self._values.get(key) is None else self._list(key)
+        if any(type(value) is not int or not 0 <= value < below for value in values):
+            raise self.refuse(key, f"must be a list of whole numbers below {below}")
+        return tuple(values)
+
     def flags(self, key: str, count: int) -> tuple[bool, ...] | None:
         """A list of exactly `count` zeros and ones, or None if it is absent."""
         self._accounted.add(key)

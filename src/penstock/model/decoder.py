@@ -3,8 +3,8 @@
 Called by families/, so that a family holds little but its own differences. Refuses sizes that no model has.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal, localcontext
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from penstock.model.config_reader import ConfigReader
 from penstock.model.rope import MAX_ANGLE
-from penstock.model.spec import LayerSpec, ModelSpec, NormSpec
+from penstock.model.spec import LayerSpec, ModelSpec, MoESpec, NormSpec
 from penstock.ops.rounding import to_bfloat16
 
 MAX_LAYERS: Final = 1024
@@ -20,6 +20,7 @@ MAX_WIDTH: Final = 1 << 20
 MAX_HEADS: Final = 4096
 MAX_HEAD_DIM: Final = 1024
 MAX_VOCAB: Final = 1 << 24
+MAX_EXPERTS: Final = 4096
 
 ACTIVATION_NAMES: Final = {  # in config.json -> ACTIVATIONS of ops/pointwise.py
     "silu": "silu",
@@ -119,6 +120,33 @@ def read_layer_kinds(config: ConfigReader, num_layers: int, *, period: int) -> t
 
 
 _PATTERN_KEYS: Final = ("sliding_window_pattern", "_sliding_window_pattern")
+
+
+def read_experts(
+    config: ConfigReader, size: int, *, count: str = "num_experts", **more: Any
+) -> MoESpec:  # Any: further fields
+    """Gated experts of width `size`, `num_experts_per_tok` of them for each row."""
+    config.ignore("output_router_logits", "router_aux_loss_coef", why="how it was trained")
+    num_experts = config.get(count, int, most=MAX_EXPERTS)
+    top_k = config.get("num_experts_per_tok", int, most=num_experts)
+    if "renormalize" not in more:
+        more["renormalize"] = config.get("norm_topk_prob", bool, False)
+    return MoESpec(num_experts, top_k, size, **more)
+
+
+def read_dense_layers(config: ConfigReader, num_layers: int) -> set[int]:
+    """Layers with a plain MLP: `mlp_only_layers`, and all but every `decoder_sparse_step`-th."""
+    step = config.get("decoder_sparse_step", int, 1, most=MAX_LAYERS)
+    dense = config.indices("mlp_only_layers", below=num_layers)
+    return {layer for layer in range(num_layers) if layer in dense or (layer + 1) % step}
+
+
+def with_experts(model: ModelSpec, experts: MoESpec, *, dense: Collection[int] = ()) -> ModelSpec:
+    """`model` with experts in the place of the MLP of every layer but `dense`."""
+    layers = [
+        layer if index in dense else replace(layer, mlp=experts) for index, layer in enumerate(model.layers)
+    ]
+    return replace(model, layers=tuple(layers))
 
 
 def rounded_as_stored(config: ConfigReader, value: float) -> float:

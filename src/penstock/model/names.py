@@ -15,8 +15,9 @@ class Names:
     """How one lineage of checkpoints spells its tensors, and how it stores them.
 
     A name that ends in `[part]` is a share of the rows of the tensor before it, whose parts lie in the order
-    in which they stand here (`fused`). A name of a layer that holds `{}` is a tensor for each head. Patterns
-    match whole names; `model.unfold` makes of a checkpoint what is promised here.
+    in which they stand here (`fused`). A name of a layer that holds `{}` is a tensor for each head, one with
+    `*` a tensor for each expert, whose number stands there. Patterns match whole names; `model.unfold` makes
+    of a checkpoint what is promised here.
     """
 
     top: Mapping[str, str]  # canonical -> checkpoint
@@ -28,12 +29,14 @@ class Names:
     flattened: tuple[str, ...] = ()  # patterns of vectors stored with two dims
     renamed: Mapping[str, str] = field(default_factory=dict)  # in the middle of names of some checkpoints
     optional_prefix: str = ""  # of all names but lm_head; some files of the lineage leave it out
+    # Tensors of newer files, of all experts: [E, rows, K] -> names with `*` that share the rows
+    stacked: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def changes_tensors(self) -> bool:
         """Whether a checkpoint holds anything in another form than its weights are used in."""
         is_folded = any("[" in name or "{}" in name for name in self.layer.values())
-        changes = self.transposed, self.flattened, self.renamed, self.optional_prefix
+        changes = self.transposed, self.flattened, self.renamed, self.optional_prefix, self.stacked
         return is_folded or any(changes)
 
     def checkpoint_name(self, canonical: str) -> str:
@@ -41,7 +44,8 @@ class Names:
         match = _LAYER.match(canonical)
         if match is None:
             return self.top[canonical]
-        return self.layer_prefix.format(match[1]) + self.layer[match[2]]
+        part, expert = _numbered(match[2])
+        return self.layer_prefix.format(match[1]) + self.layer[part].replace("*", expert)
 
     def find_canonical(self, name: str) -> str | None:
         """The canonical name of a checkpoint tensor, or None if it has none."""
@@ -50,9 +54,10 @@ class Names:
                 return canonical
         before, after = self.layer_prefix.split("{}")
         match = re.match(rf"{re.escape(before)}(0|[1-9]\d*){re.escape(after)}(.+)$", name)
+        part, expert = _numbered(match[2]) if match else ("", "")
         for canonical, spelled in self.layer.items():
-            if match and match[2] == spelled:
-                return f"layers.{match[1]}.{canonical}"
+            if match and part == spelled:
+                return f"layers.{match[1]}.{canonical.replace('*', expert)}"
         return None
 
     def is_inert(self, name: str, *, tie_embeddings: bool = False) -> bool:
@@ -63,6 +68,13 @@ class Names:
 
 
 _LAYER: Final = re.compile(r"layers\.(\d+)\.(.+)$")
+_EXPERT: Final = re.compile(r"(?<=\.)(0|[1-9]\d*)(?=\.)")
+
+
+def _numbered(part: str) -> tuple[str, str]:
+    """A name with `*` in the place of its expert's number, and the number; as it is where there is none."""
+    match = _EXPERT.search(part)
+    return (_EXPERT.sub("*", part, count=1), match[1]) if match else (part, "")
 
 
 def fused(module: str, *parts: str) -> dict[str, str]:
@@ -108,4 +120,28 @@ HF_SANDWICH: Final = with_layer(  # norms of the outputs, and perhaps of the inp
     HF_LLAMA,
     plain(attn_norm="input_layernorm", attn_out_norm="post_attention_layernorm"),
     plain(mlp_norm="pre_feedforward_layernorm", mlp_out_norm="post_feedforward_layernorm"),
+)
+
+
+def experts(module: str, gate: str, up: str, down: str) -> dict[str, str]:
+    """Names of an MLP for each expert: experts("mlp.experts", "gate_proj", "up_proj", "down_proj")."""
+    parts = {"gate": gate, "up": up, "down": down}
+    return {f"mlp.experts.*.{part}": f"{module}.*.{name}.weight" for part, name in parts.items()}
+
+
+def stacked_experts(module: str, names: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """How transformers 5 stores what `experts` names, in two tensors of `module`."""
+    gate, up, down = (names[f"mlp.experts.*.{part}"] for part in ("gate", "up", "down"))
+    return {f"{module}.gate_up_proj": (gate, up), f"{module}.down_proj": (down,)}
+
+
+_EXPERTS: Final = experts("mlp.experts", "gate_proj", "up_proj", "down_proj")
+HF_EXPERTS: Final = replace(  # beside the MLP of HF_LLAMA, which layers without experts have
+    with_layer(
+        HF_LLAMA,
+        {"mlp.router": "mlp.gate.weight", "mlp.shared_router": "mlp.shared_expert_gate.weight"},
+        plain(**{f"mlp__shared__{p}": f"mlp.shared_expert.{p}_proj" for p in ("gate", "up", "down")}),
+        _EXPERTS,
+    ),
+    stacked=stacked_experts("mlp.experts", _EXPERTS),
 )

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from penstock.model.spec import KVGroupSpec, ModelSpec
 from penstock.ops.attention import attention
 from penstock.ops.contract import Array, Cost, Dim, Op, Sizes
+from penstock.ops.moe import expert_mlp
 from penstock.weights.format import FORMATS
 
 WeightKind = Literal["linear", "vector", "embedding"]
@@ -107,7 +108,7 @@ class Program:
         for call in self.calls:
             bound = _bind(call, shapes, sizes)
             shapes[call.output] = tuple(dim.size(bound) for dim in call.op.output.dims or ())
-            if call.op is not attention:  # its `to` is of the probabilities
+            if call.op not in (attention, expert_mlp):  # their `to` is of what they make inside
                 element_bytes[call.output] = _ELEMENT_BYTES[call.attrs.get("to", "float32")]
             named = zip((*call.op.inputs, call.op.output), (*call.inputs, call.output), strict=True)
             widths = {o.name: 0.0 if name is None else element_bytes.get(name, 4.0) for o, name in named}
@@ -216,6 +217,25 @@ class Builder:
         own = self.format_of(source or self._prefix + name, format)
         return self._weight(name, shape, "linear", own, source)
 
+    def experts_weight(
+        self, name: str, shape: tuple[int, int], format: str, num_experts: int, parts: tuple[str, ...]
+    ) -> str:
+        """A matrix of all experts: `parts` of the first expert along N, then those of the next one."""
+        full = self._prefix + name
+        sources = tuple(f"{full}.{e}.{part}" for e in range(num_experts) for part in parts)
+        own = self.format_of(sources[0], format)
+        return self._keep(WeightUse(f"{full}.{'_'.join(parts)}", sources, shape, "linear", own))
+
+    def experts_bias(self, name: str, size: int, num_experts: int, parts: tuple[str, ...]) -> str:
+        """The biases of `experts_weight`."""
+        full = self._prefix + name
+        sources = tuple(f"{full}.{e}.{part}_bias" for e in range(num_experts) for part in parts)
+        return self._keep(WeightUse(f"{full}.{'_'.join(parts)}_bias", sources, (size,), "vector"))
+
+    def router_weight(self, name: str, shape: tuple[int, int]) -> str:
+        """A matrix whose products decide what is computed: float32, whatever the plan says."""
+        return self._weight(name, shape, "linear", "float32", None)
+
     def format_of(self, source: str, format: str) -> str:
         """The format of a matrix: the checkpoint's own codes, else `format`."""
         return self._own_formats.get(source, format)
@@ -252,5 +272,8 @@ class Builder:
         self, name: str, shape: tuple[int, ...], kind: WeightKind, format: str | None, source: str | None
     ) -> str:
         name = self._prefix + name
-        self._weights[name] = WeightUse(name, (source or name,), shape, kind, format)
-        return f"weights.{name}"
+        return self._keep(WeightUse(name, (source or name,), shape, kind, format))
+
+    def _keep(self, use: WeightUse) -> str:
+        self._weights[use.name] = use
+        return f"weights.{use.name}"

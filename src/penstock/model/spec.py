@@ -118,7 +118,7 @@ class LayerSpec:
     """
 
     attention: AttentionSpec
-    mlp: MLPSpec
+    mlp: MLPSpec | MoESpec
     norm: NormSpec
     norm_inputs: bool = True
     norm_outputs: bool = False

@@ -1,4 +1,4 @@
-"""A checkpoint's tensors under the names that families read: fused ones split, transposed ones turned.
+"""A checkpoint's tensors under the names that families read: fused and stacked ones split, transposed turned.
 
 `engine.build` wraps what a reader found, so that the loader sees one tensor per weight, whatever the lineage
 stored. Nothing is copied before it is asked for, and then one tensor at a time. Refuses a fused tensor whose
@@ -14,7 +14,7 @@ import numpy as np
 
 from penstock.errors import ModelLoadError
 from penstock.model.names import Names
-from penstock.model.spec import LayerSpec, ModelSpec
+from penstock.model.spec import LayerSpec, ModelSpec, MoESpec
 
 Tensor = (
     Any  # an array of the checkpoint's dtype, or codes that a reader found, which are passed on as they are
@@ -43,6 +43,8 @@ class _Unfolded(Mapping[str, Tensor]):
             self._makers[known] = partial(self._whole, known, name)
         for index, layer in enumerate(spec.layers):
             self._split(names.layer_prefix.format(index), layer)
+            if isinstance(layer.mlp, MoESpec):
+                self._unstack(names.layer_prefix.format(index), layer.mlp.num_experts)
 
     def __getitem__(self, name: str) -> Tensor:
         tensor = self._makers[name]()
@@ -87,6 +89,26 @@ class _Unfolded(Mapping[str, Tensor]):
                     "weights and config belong to different models.",
                 )
 
+    def _unstack(self, prefix: str, num_experts: int) -> None:
+        """Put a tensor for each expert, and each part of it, in the place of the one that holds them all."""
+        for stored, parts in self._names.stacked.items():
+            if prefix + stored not in self._makers:
+                continue
+            whole = self._makers.pop(prefix + stored)
+            shape = whole().shape
+            if len(shape) != 3 or shape[0] != num_experts or shape[1] % len(parts):
+                raise ModelLoadError(
+                    "shape_mismatch",
+                    f"tensor {prefix + stored} has shape {list(shape)}, config.json wants {num_experts} "
+                    f"experts; weights and config belong to different models.",
+                )
+            rows = shape[1] // len(parts)
+            for expert in range(num_experts):
+                for index, part in enumerate(parts):
+                    name = prefix + part.replace("*", str(expert))
+                    begin = index * rows
+                    self._makers[name] = partial(_of_expert, whole, name, expert, begin, begin + rows)
+
     def _stack(self, name: str, count: int) -> None:
         """One vector out of one for each head."""
         parts = [self._makers.pop(name.format(head), None) for head in range(count)]
@@ -107,6 +129,11 @@ def _part(whole: Callable[[], Tensor], name: str, groups: int, begin: int, end: 
     tensor = _array(whole(), name)
     grouped = tensor.reshape(groups, -1, *tensor.shape[1:])
     return grouped[:, begin:end].reshape(-1, *tensor.shape[1:])
+
+
+def _of_expert(whole: Callable[[], Tensor], name: str, expert: int, begin: int, end: int) -> Tensor:
+    """Rows [begin, end) of one expert, where they lie."""
+    return _array(whole(), name)[expert, begin:end]
 
 
 def _rows(canonical: str, layer: LayerSpec) -> int:

@@ -58,6 +58,18 @@ def add(x: Array, y: Array) -> Array:
 
 
 @op(
+    dims="x[T,H], y[T,H], gate[T,O] -> z[T,H]",
+    tolerance={"float32": 1e-5},
+    flops=lambda d: 2 * d["T"] * d["H"],
+)
+def add_gated(x: Array, y: Array, gate: Array) -> Array:
+    """x + sigmoid(gate) * y: one value of `gate` for each row, its first. Kernels round once."""
+    with np.errstate(over="ignore"):
+        weight = np.float32(1) / (np.float32(1) + np.exp(-gate[:, :1]))
+    return np.asarray(x + weight * y)
+
+
+@op(
     dims="x[T,A], y[T,B] -> z[T,A+B]",
     tolerance={"float32": 0.0},
     flops=lambda _: 0,

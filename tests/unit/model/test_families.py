@@ -12,7 +12,7 @@ from penstock.errors import ModelLoadError
 from penstock.model.decoder import alibi_slopes
 from penstock.model.family import FAMILIES, read_model
 from penstock.model.generation import read_generation
-from penstock.model.spec import LayerSpec
+from penstock.model.spec import LayerSpec, MoESpec
 
 CHECKPOINTS = Path(__file__).parents[2] / "fixtures" / "checkpoints"
 EXPECTATIONS = json.loads((CHECKPOINTS / "expectations.json").read_text())
@@ -390,3 +390,37 @@ def test_a_missing_file_a_folder_and_a_giant_are_refused(tmp_path):
     (giant / "config.json").write_bytes(b" " * (5 << 20))
     with pytest.raises(ModelLoadError, match="larger"):
         read_model(giant)
+
+
+MOE = LLAMA | {"architectures": ["Qwen3MoeForCausalLM"], "num_experts": 8, "num_experts_per_tok": 3}
+MOE |= {"moe_intermediate_size": 32}
+
+
+def test_experts_stand_in_the_layers_that_are_not_said_to_be_dense():
+    layers = read_model(
+        MOE | {"num_hidden_layers": 4, "decoder_sparse_step": 2, "mlp_only_layers": [3]}
+    ).layers
+
+    assert [isinstance(layer.mlp, MoESpec) for layer in layers] == [False, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"num_experts_per_tok": 9}, "num_experts_per_tok"),
+        ({"mlp_only_layers": [2]}, "mlp_only_layers"),
+        ({"mlp_only_layers": [True]}, "mlp_only_layers"),
+        ({"use_sliding_window": True, "sliding_window": 10}, "use_sliding_window"),
+        ({"num_experts": None}, "num_experts"),
+    ],
+)
+def test_experts_that_cannot_be_are_refused_by_name(change, key):
+    with pytest.raises(ModelLoadError, match=key):
+        read_model(MOE | change)
+
+
+def test_olmoe_with_clipped_queries_is_refused():
+    olmoe = LLAMA | {"architectures": ["OlmoeForCausalLM"], "num_experts": 8, "num_experts_per_tok": 3}
+
+    with pytest.raises(ModelLoadError, match="clip_qkv"):
+        read_model(olmoe | {"clip_qkv": 8.0})

@@ -2,7 +2,7 @@
 
 import pytest
 
-from penstock.model.names import HF_LLAMA
+from penstock.model.names import HF_EXPERTS, HF_LLAMA
 
 CANONICAL = [*HF_LLAMA.top, *(f"layers.12.{name}" for name in HF_LLAMA.layer)]
 
@@ -36,3 +36,12 @@ def test_old_frequencies_are_skipped_and_a_copied_head_only_where_embeddings_are
     assert HF_LLAMA.is_inert("model.layers.3.self_attn.rotary_emb.inv_freq")
     assert HF_LLAMA.is_inert("lm_head.weight", tie_embeddings=True)
     assert not HF_LLAMA.is_inert("lm_head.weight")
+
+
+@pytest.mark.parametrize("expert", [0, 7, 127])
+def test_each_expert_has_names_of_its_own_that_come_back(expert):
+    name = f"layers.12.mlp.experts.{expert}.gate"
+
+    assert HF_EXPERTS.checkpoint_name(name) == f"model.layers.12.mlp.experts.{expert}.gate_proj.weight"
+    assert HF_EXPERTS.find_canonical(HF_EXPERTS.checkpoint_name(name)) == name
+    assert HF_EXPERTS.find_canonical("model.layers.12.mlp.experts.07.gate_proj.weight") is None

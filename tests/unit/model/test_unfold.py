@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from penstock.errors import ModelLoadError
-from penstock.model.names import HF_LLAMA, Names, fused, plain, with_layer
-from penstock.model.spec import AttentionSpec, LayerSpec, MLPSpec, ModelSpec, NormSpec
+from penstock.model.names import HF_EXPERTS, HF_LLAMA, Names, fused, plain, with_layer
+from penstock.model.spec import AttentionSpec, LayerSpec, MLPSpec, ModelSpec, MoESpec, NormSpec
 from penstock.model.unfold import unfold
 
 ATTENTION = AttentionSpec(num_heads=4, num_kv_heads=2, head_dim=2, scale=1.0)
@@ -115,3 +115,27 @@ def test_codes_are_handed_on_whole_and_not_split():
     assert tensors["m.embed.weight"] is codes
     with pytest.raises(ModelLoadError, match="stored as codes"):
         tensors["m.h.0.qkv.weight[attn.q]"]
+
+
+EXPERTS = replace(
+    SPEC, layers=(LAYER, replace(LAYER, mlp=MoESpec(num_experts=4, top_k=2, intermediate_size=5)))
+)
+STACK = "model.layers.1.mlp.experts.gate_up_proj"
+
+
+def test_stacked_experts_come_apart_without_a_copy():
+    whole = np.arange(4 * 10 * 3, dtype=np.float32).reshape(4, 10, 3)
+    tensors = unfold({STACK: whole}, HF_EXPERTS, EXPERTS)
+
+    up = tensors[HF_EXPERTS.checkpoint_name("layers.1.mlp.experts.2.up")]
+
+    assert np.array_equal(up, whole[2, 5:])
+    assert np.shares_memory(up, whole)
+    assert STACK not in tensors
+    assert len(tensors) == 8
+
+
+@pytest.mark.parametrize("shape", [(3, 10, 3), (4, 9, 3), (40, 3)])
+def test_a_stack_of_other_experts_is_refused(shape):
+    with pytest.raises(ModelLoadError, match="4 experts"):
+        unfold({STACK: np.zeros(shape, np.float32)}, HF_EXPERTS, EXPERTS)

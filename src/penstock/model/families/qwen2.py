@@ -20,7 +20,7 @@ def read_windows(config: ConfigReader, num_layers: int) -> tuple[int | None, ...
     """
     config.expect("use_mrope", False, why="positions of images come with their encoder")
     is_used = config.get("use_sliding_window", bool, False)
-    window = config.find("sliding_window", int, most=MAX_ANGLE)
+    window = config.find("sliding_window", int, least=0, most=MAX_ANGLE) or None  # 0: none, as Qwen2-MoE says
     first = config.find("max_window_layers", int, least=0)
     kinds = config.layer_types(num_layers, "full_attention", "sliding_attention")
     if kinds is None:
