@@ -223,6 +223,8 @@ NB_MODULE(_native, m) {
              })
         .def_prop_ro("workers", &Pool::workers)
         .def("pack", &pack)
+        .def("pack_blocks", &pack_blocks)
+        .def("pack_codes", &pack_codes)
         .def("read_rate", &read_rate)
         .def("compute_rate", &compute_rate);
     bind_program(m);

@@ -16,6 +16,7 @@
 namespace penstock {
 
 namespace nb = nanobind;
+class Pool;
 template <class T>
 using Array = nb::ndarray<T, nb::c_contig, nb::device::cpu>;  // writable, or const T: readable
 template <class T>
@@ -39,6 +40,13 @@ NumpyArray<T> make_array(std::initializer_list<std::size_t> shape) {
     nb::capsule owner(data, [](void* p) noexcept { ::operator delete(p, std::align_val_t{64}); });
     return NumpyArray<T>(data, shape.size(), shape.begin(), owner);
 }
+
+// Rows of ggml's blocks, or codes with the parts of the format's trailer (bytes of [n, values]), into `out`.
+// False: a scale is NaN or Inf.
+bool pack_blocks(Pool& pool, const std::string& kind, const Array<const uint8_t>& rows, int64_t k,
+                 const std::string& format, const Array<uint8_t>& out);
+bool pack_codes(Pool& pool, const Array<const int8_t>& codes, const std::vector<Array<const uint8_t>>& parts,
+                const std::string& format, const Array<uint8_t>& out);
 
 void bind_program(nb::module_& m);
 void bind_tests(nb::module_& m);

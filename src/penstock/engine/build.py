@@ -35,8 +35,17 @@ from penstock.scheduler.scheduler import MAX_SCORED_ROWS
 from penstock.step import Executor
 from penstock.text.chat_template import ChatTemplate
 from penstock.text.tokenizer import Tokenizer
+from penstock.weights.coding import CodedBlocks, CodedRows
 from penstock.weights.format import FORMATS
-from penstock.weights.loader import LoadedWeights, Packer, Wanted, load, pack_with_numpy, packed_bytes
+from penstock.weights.loader import (
+    CodePacker,
+    LoadedWeights,
+    Packer,
+    Wanted,
+    load,
+    pack_with_numpy,
+    packed_bytes,
+)
 from penstock.weights.reader import Checkpoint, CodedTensor, read_checkpoint
 from penstock.weights.scheme import with_codes
 
@@ -219,12 +228,13 @@ def _executor(
 ) -> tuple[Executor, tuple[str, ...]]:
     names = FAMILIES[program.spec.architecture].names
 
-    def load_weights(pack: Packer) -> LoadedWeights:
+    def load_weights(pack: Packer, pack_codes: CodePacker | None = None) -> LoadedWeights:
         return load(
             checkpoint,
             _wanted(program),
             is_inert=lambda name: names.is_inert(name, tie_embeddings=program.spec.tie_embeddings),
             pack=pack,
+            pack_codes=pack_codes,
             cache=env.cache_dir() if config.pack_cache else None,
             verify=config.verify_weights,
         )
@@ -241,7 +251,16 @@ def _executor(
             finite: bool = pool.pack(rows.view(np.uint16) if rows.itemsize == 2 else rows, dtype, format, out)
             return finite
 
-        weights = load_weights(pack)
+        def pack_codes(codes: CodedRows | CodedBlocks, format: str, out: NDArray[np.uint8]) -> bool:
+            finite: bool
+            if isinstance(codes, CodedBlocks):
+                finite = pool.pack_blocks(codes.kind, np.ascontiguousarray(codes.rows), codes.k, format, out)
+            else:
+                parts = [part.view(np.uint8) for part in codes.stored_parts()]
+                finite = pool.pack_codes(np.ascontiguousarray(codes.codes), parts, format, out)
+            return finite
+
+        weights = load_weights(pack, pack_codes)
         limits = Limits(plan.max_step_tokens, plan.max_requests + MAX_SCORED_ROWS, plan.num_kv_blocks)
         return CpuExecutor(program, weights, limits, isa=plan.isa, pool=pool), tuple(weights.notes)
 

@@ -201,6 +201,15 @@ class CodedRows:
         parts = {name: part[rows] for name, part in self.parts.items()}
         return replace(self, codes=self.codes[rows], parts=parts)
 
+    def stored_parts(self) -> list[NDArray[Any]]:
+        """The parts as a trailer stores them, in its order, one value per row and group."""
+        k = self.codes.shape[1]
+        found = []
+        for name, dtype, per_group in PARTS[self.coding.trailer]:
+            count = -(-k // (self.coding.group if per_group else SUPERBLOCK_K))
+            found.append(np.ascontiguousarray(self.parts[name][:, :count], dtype))
+        return found
+
     def is_finite(self) -> bool:
         return all(np.isfinite(part).all() for part in self.parts.values() if part.dtype == np.float16)
 
@@ -209,6 +218,15 @@ class CodedRows:
         groups = self.parts["sub_scale"].shape[1]
         per_block = SUPERBLOCK_K // self.coding.group
         return np.repeat(self.parts[name].astype(np.float32), per_block, axis=1)[:, :groups]
+
+
+@dataclass(frozen=True, slots=True)
+class CodedBlocks:
+    """Rows as a file has them, for packers that read its blocks: weights/gguf_blocks.py names the kinds."""
+
+    kind: str
+    rows: NDArray[np.uint8]  # [n, bytes of a row]
+    k: int
 
 
 def join_rows(pieces: list[CodedRows]) -> CodedRows:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from penstock.errors import ModelLoadError
 from penstock.weights import packed
 from penstock.weights.arena import reserve
-from penstock.weights.coding import CodedRows, Coding, join_rows
+from penstock.weights.coding import CodedBlocks, CodedRows, Coding, join_rows
 from penstock.weights.format import FORMATS, PANEL_COLUMNS
 from penstock.weights.reader import Checkpoint, CodedTensor, Tensor
 from penstock.weights.safetensors_file import shown
@@ -29,9 +29,12 @@ DTYPE_NAMES = {
 }
 
 CODES_AT_A_TIME = 4 << 20  # decoded: a few bytes each
+BLOCKS_AT_A_TIME = 32 << 20  # codes whose blocks are packed as they lie: at most a copy of them
 
 # (source rows [n,k], its dtype, format, out bytes) -> are all source values finite
 Packer = Callable[[NDArray[np.generic], str, str, NDArray[np.uint8]], bool]
+# (codes, format, out bytes) -> are all scales finite
+CodePacker = Callable[[CodedRows | CodedBlocks, str, NDArray[np.uint8]], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,14 @@ def pack_with_numpy(rows: NDArray[np.generic], dtype: str, format: str, out: NDA
     return True
 
 
+def pack_codes_with_numpy(codes: CodedRows | CodedBlocks, format: str, out: NDArray[np.uint8]) -> bool:
+    """As pack_with_numpy."""
+    assert isinstance(codes, CodedRows), "blocks are for those who pass a packer"
+    coding: Coding = FORMATS[format].coding  # type: ignore[attr-defined]  # a coded one, says _check
+    out[:] = coding.pack(codes)
+    return codes.is_finite()
+
+
 def panel_bytes(format: str, k: int) -> int:
     return round(FORMATS[format].bytes_per_weight(k) * PANEL_COLUMNS * k)
 
@@ -81,10 +92,14 @@ def load(
     *,
     is_inert: Callable[[str], bool],
     pack: Packer = pack_with_numpy,
+    pack_codes: CodePacker | None = None,
     cache: Path | None = None,
     verify: bool = False,
 ) -> LoadedWeights:
-    """Everything `wanted`. `cache`: where packed weights are kept, if anywhere. `verify`: scan all anew."""
+    """Everything `wanted`. `cache`: where packed weights are kept, if anywhere. `verify`: scan all anew.
+
+    `pack_codes`: takes a file's blocks too; without it codes are packed by numpy, right and slow.
+    """
     _check(checkpoint.tensors, wanted, is_inert)
     out = LoadedWeights()
     for want in wanted:
@@ -118,7 +133,13 @@ def load(
     for want in linears:
         out.packed[want.name] = memory[at : at + sizes[want.name]]
         at += sizes[want.name]
-        _refuse_unless(_pack(checkpoint.tensors, want, out.packed[want.name], pack), want)
+        coded = _coded_sources(checkpoint.tensors, want)
+        room = out.packed[want.name]
+        if coded:
+            finite = _pack_codes(coded, want, room, pack_codes)
+        else:
+            finite = _pack(checkpoint.tensors, want, room, pack)
+        _refuse_unless(finite, want)
     for want in wanted:
         if want.name in out.embeddings:
             _refuse_unless(_is_finite(out.embeddings[want.name]), want)
@@ -134,11 +155,12 @@ def _floats(tensor: Tensor) -> NDArray[np.generic]:
     return tensor
 
 
+def _coded_sources(tensors: Mapping[str, Tensor], want: Wanted) -> list[CodedTensor]:
+    return [tensor for tensor in map(tensors.__getitem__, want.sources) if isinstance(tensor, CodedTensor)]
+
+
 def _pack(tensors: Mapping[str, Tensor], want: Wanted, out: NDArray[np.uint8], pack: Packer) -> bool:
     assert want.format is not None
-    coded = [tensor for tensor in map(tensors.__getitem__, want.sources) if isinstance(tensor, CodedTensor)]
-    if coded:
-        return _pack_codes(coded, want, out)
     parts = [_floats(tensors[source]) for source in want.sources]
     if len({part.dtype for part in parts}) > 1:
         parts = [part.astype(np.float32) for part in parts]  # which holds all of them exactly
@@ -154,18 +176,39 @@ def _pack(tensors: Mapping[str, Tensor], want: Wanted, out: NDArray[np.uint8], p
     return finite
 
 
-def _pack_codes(parts: Sequence[CodedTensor], want: Wanted, out: NDArray[np.uint8]) -> bool:
+def _pack_codes(
+    parts: Sequence[CodedTensor], want: Wanted, out: NDArray[np.uint8], pack_codes: CodePacker | None
+) -> bool:
     """A few panels at a time, wherever in the stack of `parts` their rows are."""
-    coding: Coding = FORMATS[str(want.format)].coding  # type: ignore[attr-defined]  # a coded one, says _check
-    n, k = want.shape
-    per_panel = panel_bytes(str(want.format), k)
+    name, (n, k) = str(want.format), want.shape
+    if pack_codes is None:
+        pack_codes = pack_codes_with_numpy
+    elif all(part.blocks for part in parts) and not any(part.shape[0] % PANEL_COLUMNS for part in parts[:-1]):
+        return _pack_blocks(parts, name, out, pack_codes)
+    per_panel = panel_bytes(name, k)
     step = max(1, CODES_AT_A_TIME // (k * PANEL_COLUMNS)) * PANEL_COLUMNS
     finite = True
     for begin in range(0, n, step):
-        rows = _rows_of(parts, begin, min(begin + step, n))
-        finite &= rows.is_finite()
         first, last = begin // PANEL_COLUMNS, -(-min(begin + step, n) // PANEL_COLUMNS)
-        out[first * per_panel : last * per_panel] = coding.pack(rows)
+        rows = _rows_of(parts, begin, min(begin + step, n))
+        finite &= pack_codes(rows, name, out[first * per_panel : last * per_panel])
+    return finite
+
+
+def _pack_blocks(
+    parts: Sequence[CodedTensor], name: str, out: NDArray[np.uint8], pack_codes: CodePacker
+) -> bool:
+    """Blocks as they lie in the file, part by part: each but the last fills whole panels."""
+    at, finite = 0, True
+    for part in parts:
+        assert part.blocks is not None, "says the caller"
+        n, k = part.shape
+        step = max(1, BLOCKS_AT_A_TIME // (k * PANEL_COLUMNS)) * PANEL_COLUMNS
+        for begin in range(0, n, step):
+            end = min(begin + step, n)
+            size = -(-(end - begin) // PANEL_COLUMNS) * panel_bytes(name, k)
+            finite &= pack_codes(part.blocks(slice(begin, end)), name, out[at : at + size])
+            at += size
     return finite
 
 

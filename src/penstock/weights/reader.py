@@ -13,7 +13,7 @@ import numpy as np
 
 from penstock.errors import ModelLoadError
 from penstock.registry import Registry
-from penstock.weights.coding import CodedRows
+from penstock.weights.coding import CodedBlocks, CodedRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,7 @@ class CodedTensor:
     shape: tuple[int, int]
     format: str  # a name of FORMATS that holds it without loss
     decode: Callable[[slice], CodedRows]  # of these rows
+    blocks: Callable[[slice], CodedBlocks] | None = None  # the same rows undecoded, where a packer takes them
 
     @property
     def ndim(self) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.errors import ModelLoadError
-from penstock.weights.coding import CodedRows
+from penstock.weights.coding import CodedBlocks, CodedRows
 from penstock.weights.gguf_blocks import FORMAT_OF, decode
 from penstock.weights.gguf_file import GGUFFile, GGUFTensor
 from penstock.weights.gguf_names import ROPE_FACTORS, original_name, turned_rows
@@ -75,11 +75,19 @@ def _tensor(tensor: GGUFTensor, order: NDArray[np.intp] | None) -> Tensor:
             "shape_mismatch", f"a {kind.name} tensor has the shape {list(tensor.shape)}, which is no matrix."
         )
     n, k = tensor.shape
-    return CodedTensor((n, k), FORMAT_OF[kind.name], partial(_rows, tensor, order))
+    return CodedTensor(
+        (n, k), FORMAT_OF[kind.name], partial(_rows, tensor, order), partial(_blocks, tensor, order)
+    )
+
+
+def _blocks(tensor: GGUFTensor, order: NDArray[np.intp] | None, rows: slice) -> CodedBlocks:
+    return CodedBlocks(
+        tensor.type.name, tensor.blocks[rows if order is None else order[rows]], tensor.shape[1]
+    )
 
 
 def _rows(tensor: GGUFTensor, order: NDArray[np.intp] | None, rows: slice) -> CodedRows:
-    return decode(tensor.type, tensor.blocks[rows if order is None else order[rows]])
+    return decode(tensor.type, _blocks(tensor, order, rows).rows)
 
 
 def _joined(hashes: list[str]) -> str:
