@@ -14,7 +14,7 @@ from penstock.text.tokenizer_file import parse_json_text
 JSON = dict[str, Any]  # Any: what becomes a JSON file
 Metadata = Mapping[str, Any]  # Any: what a stranger's file says, checked here
 
-CONTROL, USER_DEFINED, BYTE = 3, 4, 6
+UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4
 
 _CONTRACTIONS: Final = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _WORDS: Final = r"[^\r\n\p{L}\p{N}]?\p{L}+"
@@ -92,10 +92,10 @@ def _added(metadata: Metadata, vocab: Mapping[str, int]) -> list[JSON]:
     return [
         {
             "id": index, "content": token, "single_word": False, "lstrip": False, "rstrip": False,
-            "normalized": False, "special": kind == CONTROL,
+            "normalized": False, "special": kind != USER_DEFINED,
         }
         for (token, index), kind in zip(vocab.items(), kinds, strict=False)
-        if kind in (CONTROL, USER_DEFINED)
+        if kind in (UNKNOWN, CONTROL, USER_DEFINED)
     ]  # fmt: skip
 
 
