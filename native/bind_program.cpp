@@ -64,6 +64,13 @@ void place_tree(const Batch& batch, std::vector<int32_t>& slots) {
     }
 }
 
+RouterScore score_of(const std::string& name) {
+    if (name == "softmax") return RouterScore::kSoftmax;
+    if (name == "sigmoid") return RouterScore::kSigmoid;
+    check(name == "softmax_chosen", "a score is softmax, sigmoid or softmax_chosen");
+    return RouterScore::kSoftmaxChosen;
+}
+
 using I32 = Array<const int32_t>;
 using F32 = Array<const float>;
 using Table = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
@@ -258,6 +265,91 @@ class BoundProgram {
         program_.add_op(op);
     }
 
+    // x + y, or x + sigmoid(gate) * y where `gate` is a value and not -1.
+    void add(int x, int y, int gate, int out) {
+        OpRecord op{OpKind::kAdd};
+        op.input = x;
+        op.addend = y;
+        op.gate = gate;
+        op.output = out;
+        const Value &a = program_.value(x), &b = program_.value(y), &z = program_.value(out);
+        check(!a.is_operand && !b.is_operand && !z.is_operand && a.width == z.width && b.width == z.width,
+              "add width");
+        check(gate < 0 || !program_.value(gate).is_operand, "a gate is fp32");
+        program_.add_op(op);
+    }
+
+    void route(int logits, const std::optional<F32>& correction, int top_k, const std::string& score,
+               bool renormalize, float scale, int num_groups, int groups_kept, int out) {
+        OpRecord op{OpKind::kRoute};
+        op.input = logits;
+        op.output = out;
+        const int64_t experts = program_.value(logits).width;
+        check(experts <= kMaxExperts && top_k >= 1 && num_groups >= 1 && experts % num_groups == 0 &&
+                  groups_kept >= 1 && groups_kept <= num_groups &&
+                  top_k <= groups_kept * (experts / num_groups),
+              "experts out of range");
+        check(program_.value(out).width == int64_t{2} * top_k, "routing width");
+        op.route = {nullptr,         floats_or_null(correction, experts, "correction size"),
+                    experts,         top_k,
+                    num_groups,      groups_kept,
+                    score_of(score), renormalize,
+                    scale,           nullptr};
+        program_.add_op(op);
+    }
+
+    // Rows of `x` by expert, gate and up, their activation, down, the weighted sum. `values`: the operand by
+    // expert, gate and up, the next operand, the outputs by expert.
+    void experts(int x, int routing, const Array<const uint8_t>& gate_up, const std::string& format,
+                 int64_t n_in, int64_t k_in, const std::optional<F32>& gate_up_bias,
+                 const Array<const uint8_t>& down, const std::string& down_format, int64_t n_out,
+                 int64_t k_out, const std::optional<F32>& down_bias, int num_experts, const std::string& act,
+                 const std::vector<int>& values, int out) {
+        check(values.size() == 4 && num_experts >= 1 && num_experts <= kMaxExperts,
+              "experts and their values");
+        const int64_t top_k = program_.value(routing).width / 2;
+        check(top_k >= 1 && top_k <= num_experts, "routing width");
+        const int64_t rows = expert_rows(sizes_.max_rows * top_k, num_experts);
+        for (int index : values) check(program_.value(index).max_rows >= rows, "rows of experts");
+        const int64_t hidden = program_.value(out).width, inner = program_.value(values[2]).width;
+        const Value &a = program_.value(x), &b = program_.value(values[0]);
+        check(a.is_operand && b.is_operand && a.kind == b.kind && a.width == b.width, "experts' operand");
+        program_.reserve_experts(sizes_.max_rows * top_k, num_experts);
+        const auto append = [&](OpKind kind, int input, int output) -> OpRecord {
+            OpRecord op{kind};
+            op.input = input;
+            op.output = output;
+            op.num_experts = num_experts;
+            op.top_k = top_k;
+            return op;
+        };
+        const auto append_linear = [&](const Array<const uint8_t>& packed, const std::string& name, int64_t n,
+                                       int64_t k, const std::optional<F32>& bias, int input, int output) {
+            OpRecord op = append(OpKind::kExpertLinear, input, output);
+            op.weight = weight_of(name, packed, n, k);
+            op.bias = floats_or_null(bias, n, "bias size");
+            const Value& from = program_.value(input);
+            check(n % (num_experts * kPanel) == 0, "an expert has whole panels");
+            check(from.is_operand && accepts(op.weight.format, from.kind) && from.width == k &&
+                      !program_.value(output).is_operand && program_.value(output).width == n / num_experts,
+                  "operand does not fit the experts");
+            program_.add_op(op);
+        };
+        program_.add_op(append(OpKind::kSortExperts, routing, -1));
+        program_.add_op(append(OpKind::kGatherExperts, x, values[0]));
+        append_linear(gate_up, format, n_in, k_in, gate_up_bias, values[0], values[1]);
+        OpRecord op = append(OpKind::kExpertGated, values[1], values[2]);
+        check(program_.value(values[2]).is_operand && program_.value(values[1]).width == 2 * inner,
+              "gated width");
+        op.gated = {nullptr, 0, inner, activation_of(act), true, {}};
+        program_.add_op(op);
+        append_linear(down, down_format, n_out, k_out, down_bias, values[2], values[3]);
+        check(n_out / num_experts == hidden, "experts' output width");
+        op = append(OpKind::kCombineExperts, values[3], out);
+        op.addend = routing;
+        program_.add_op(op);
+    }
+
     void sample(int logits) {
         OpRecord op{OpKind::kSample};
         op.rows = Rows::kLogits;
@@ -397,6 +489,7 @@ class BoundProgram {
     }
 
     std::string isa() const { return program_.isa(); }
+    int64_t num_ops() const { return static_cast<int64_t>(program_.ops().size()); }
     void set_profiling(int64_t steps) {
         check(steps >= 0 && steps <= 1 << 20, "a profile keeps 0 to 1,048,576 steps");
         program_.set_profiling(steps);
@@ -456,6 +549,9 @@ void bind_program(nb::module_& m) {
                    ? data + round_up(r * ((kp + 127) / 128) * 4, 64) + round_up(r * kp / 32 * 4, 64)
                    : data;
     });
+    m.def("expert_rows", [](int64_t rows, int64_t top_k, int64_t num_experts) {
+        return expert_rows(rows * top_k, num_experts);
+    });
     nb::class_<BoundProgram>(m, "Program")
         .def(nb::init<const std::string&, std::shared_ptr<Pool>, int64_t, int64_t, int64_t, int64_t, int64_t,
                       std::vector<int64_t>>())
@@ -476,10 +572,17 @@ void bind_program(nb::module_& m) {
         .def("gated", &BoundProgram::gated)
         .def("join", &BoundProgram::join)
         .def("softcap", &BoundProgram::softcap)
+        .def("add", &BoundProgram::add)
+        .def("route", &BoundProgram::route, nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg(),
+             nb::arg(), nb::arg(), nb::arg(), nb::arg())
+        .def("experts", &BoundProgram::experts, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+             nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none(),
+             nb::arg(), nb::arg(), nb::arg(), nb::arg())
         .def("sample", &BoundProgram::sample)
         .def("run", &BoundProgram::run)
         .def("read", &BoundProgram::read)
         .def_prop_ro("isa", &BoundProgram::isa)
+        .def_prop_ro("num_ops", &BoundProgram::num_ops)
         .def("set_profiling", &BoundProgram::set_profiling)
         .def("profile", &BoundProgram::profile);
 }

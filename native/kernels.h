@@ -374,6 +374,40 @@ struct SoftcapArgs {
 };
 using SoftcapKernel = void(const SoftcapArgs&, int64_t row_begin, int64_t row_end) noexcept;
 
+// z = x + y, or fma(sigmoid(gate[row]), y, x): rows [begin, end). z may be x or y.
+struct AddArgs {
+    const float *x, *y;
+    const float* gate;  // nullable; the first of each row
+    int64_t gate_stride, width;
+    float* z;
+};
+using AddKernel = void(const AddArgs&, int64_t row_begin, int64_t row_end) noexcept;
+
+// Each row's experts, best first, then their weights; ties go to the lowest index (ops/moe.py). Sums are in
+// order of index.
+enum class RouterScore : uint8_t { kSoftmax, kSigmoid, kSoftmaxChosen };
+constexpr int64_t kMaxExperts = 4096;  // what fits into scratch
+struct RouteArgs {
+    const float* logits;      // [T, num_experts]
+    const float* correction;  // nullable, [num_experts]: counts in the choice alone
+    int64_t num_experts, top_k, num_groups, groups_kept;
+    RouterScore score;
+    bool renormalizes;
+    float scale;
+    float* routing;  // [T, 2 * top_k]
+};
+using RouteKernel = void(const RouteArgs&, int64_t row_begin, int64_t row_end, std::byte* scratch) noexcept;
+
+// y[t] = sum over slots, ascending, of weight * parts[place[t * top_k + slot]]: an fma each.
+struct CombineArgs {
+    const float* routing;
+    const int32_t* place;
+    const float* parts;  // rows of `width`
+    int64_t width, top_k;
+    float* y;
+};
+using CombineKernel = void(const CombineArgs&, int64_t row_begin, int64_t row_end) noexcept;
+
 // Sampling of R rows (SamplingRows in step.py, field by field). Scratch per worker: see sampler.cpp.
 struct SampleArgs {
     const float* logits;  // [R, V], raw; read only
@@ -419,6 +453,9 @@ struct KernelTable {
                                              : attention_int8;
     }
     SampleKernel* sample;
+    AddKernel* add;
+    RouteKernel* route;
+    CombineKernel* combine;
 };
 
 // The kernel of a weight under the contract of an operand; `accepts` has said that there is one.

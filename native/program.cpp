@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <new>
@@ -93,6 +94,13 @@ int64_t Program::num_units(const OpRecord& op) const noexcept {
             return op.rope.kv.num_kv_heads;
         case OpKind::kAttention:
             return static_cast<int64_t>(find_plan(op)->tiles.size());
+        case OpKind::kSortExperts:
+            return 1;
+        case OpKind::kGatherExperts:
+        case OpKind::kExpertGated:
+            return rows * op.top_k;
+        case OpKind::kExpertLinear:  // of as many experts as can have rows
+            return std::min(rows * op.top_k, op.num_experts) * (op.weight.num_panels / op.num_experts);
         default:
             return rows;
     }
@@ -130,6 +138,36 @@ void Program::work(int worker) noexcept {
         times[i] = {ns(own - start), ns(end - start)};
         start = end;
     }
+}
+
+int64_t Program::panel_grain(const OpRecord& op) const noexcept {
+    const int64_t share = op.weight.num_panels / pool_->workers();
+    const int64_t grain = std::max(int64_t{4}, kLinearUnitBytes / op.weight.panel_bytes);  // four streams
+    return grain <= share ? grain : std::max(int64_t{1}, share);
+}
+
+// Units are panels of the experts that have rows, one expert after the other.
+void Program::run_expert_linear(const OpRecord& op, Units& units, int worker) noexcept {
+    const Operand a = operand(op.input);
+    const int64_t per_expert = op.weight.num_panels / op.num_experts, width = value(op.output).width;
+    LinearKernel* const kernel = linear_kernel(kernels_, op.weight.format, a.kind);
+    int64_t begin = 0, end = 0;
+    while (units.take(worker, panel_grain(op), begin, end))
+        for (int64_t unit = begin; unit < end;) {
+            const int64_t index = unit / per_expert, first = unit % per_expert;
+            const int64_t last = std::min(per_expert, first + end - unit);
+            unit += last - first;
+            if (index >= experts_.num_runs) continue;
+            const ExpertRows::Run run = experts_.runs[static_cast<std::size_t>(index)];
+            const LinearOut out{floats(op.output) + run.first_row * width,
+                                width,
+                                op.bias ? op.bias + run.expert * width : nullptr,
+                                nullptr,
+                                0,
+                                1.0f};
+            kernel(weight_of_expert(op.weight, op.num_experts, run.expert), rows_from(a, run.first_row),
+                   run.num_rows, out, first, last, pool_->scratch(worker));
+        }
 }
 
 void Program::run_op(const OpRecord& op, Units& units, int worker) noexcept {
@@ -178,11 +216,7 @@ void Program::run_op(const OpRecord& op, Units& units, int worker) noexcept {
                                 op.scale};
             const Operand a = operand(op.input);
             LinearKernel* const kernel = linear_kernel(kernels_, op.weight.format, a.kind);
-            int64_t grain = kLinearUnitBytes / op.weight.panel_bytes;
-            grain = grain < 4 ? 4 : grain;  // four panels: four streams
-            const int64_t share = op.weight.num_panels / pool_->workers();
-            if (grain > share) grain = share < 1 ? 1 : share;
-            while (units.take(worker, grain, begin, end))
+            while (units.take(worker, panel_grain(op), begin, end))
                 kernel(op.weight, a, rows, out, begin, end, scratch);
             return;
         }
@@ -231,6 +265,57 @@ void Program::run_op(const OpRecord& op, Units& units, int worker) noexcept {
                     std::memcpy(y, floats(op.input) + row * left, left * 4);
                     std::memcpy(y + left, floats(op.addend) + row * right, right * 4);
                 }
+            return;
+        }
+        case OpKind::kAdd: {
+            AddArgs args{floats(op.input),       floats(op.addend), nullptr, 0,
+                         value(op.output).width, floats(op.output)};
+            if (op.gate >= 0) {
+                args.gate = floats(op.gate);
+                args.gate_stride = value(op.gate).width;
+            }
+            while (units.take(worker, kRowGrain, begin, end)) kernels_.add(args, begin, end);
+            return;
+        }
+        case OpKind::kRoute: {
+            RouteArgs args = op.route;
+            args.logits = floats(op.input);
+            args.routing = floats(op.output);
+            while (units.take(worker, kRowGrain, begin, end)) kernels_.route(args, begin, end, scratch);
+            return;
+        }
+        case OpKind::kSortExperts: {
+            while (units.take(worker, 1, begin, end))
+                experts_.sort(floats(op.input), rows, op.top_k, op.num_experts);
+            return;
+        }
+        case OpKind::kGatherExperts: {
+            const Operand a = operand(op.input), out = operand(op.output);
+            while (units.take(worker, kRowGrain, begin, end))
+                for (int64_t pair = begin; pair < end; ++pair)
+                    copy_row(a, pair / op.top_k, out, experts_.place[static_cast<std::size_t>(pair)]);
+            return;
+        }
+        case OpKind::kExpertLinear:
+            run_expert_linear(op, units, worker);
+            return;
+        case OpKind::kExpertGated: {
+            GatedArgs args = op.gated;
+            args.x = floats(op.input);
+            args.stride = value(op.input).width;
+            args.out = operand(op.output);
+            while (units.take(worker, kRowGrain, begin, end))
+                for (int64_t pair = begin; pair < end; ++pair) {
+                    const int64_t row = experts_.place[static_cast<std::size_t>(pair)];
+                    kernels_.gated(args, row, row + 1, scratch);
+                }
+            return;
+        }
+        case OpKind::kCombineExperts: {
+            const CombineArgs args{floats(op.addend), experts_.place.data(),
+                                   floats(op.input),  value(op.output).width,
+                                   op.top_k,          floats(op.output)};
+            while (units.take(worker, kRowGrain, begin, end)) kernels_.combine(args, begin, end);
             return;
         }
         case OpKind::kSoftcap: {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "dispatch.h"
+#include "experts.h"
 #include "kernels.h"
 #include "threads.h"
 
@@ -31,6 +32,13 @@ enum class OpKind : uint8_t {
     kGated,
     kSoftcap,
     kJoin,
+    kAdd,
+    kRoute,
+    kSortExperts,    // routing -> ExpertRows
+    kGatherExperts,  // an operand's rows, by expert
+    kExpertLinear,   // of rows by expert, each expert's with its own part of the weight
+    kExpertGated,
+    kCombineExperts,
     kSample
 };
 // An op's rows: all of the step's, those that need logits, or those whose hidden values are wanted.
@@ -39,8 +47,9 @@ enum class Rows : uint8_t { kStep, kLogits, kHidden };
 struct OpRecord {
     OpKind kind;
     Rows rows = Rows::kStep;
-    int input = -1, output = -1, addend = -1;
+    int input = -1, output = -1, addend = -1, gate = -1;
     int group = 0;
+    int64_t num_experts = 0, top_k = 0;
     PackedWeight weight{};
     const float* bias = nullptr;
     float scale = 1.0f;
@@ -50,6 +59,7 @@ struct OpRecord {
     RopeWriteArgs rope{};
     AttentionArgs attention{};
     SoftcapArgs softcap{};
+    RouteArgs route{};
 };
 
 // What one step brings: StepInput and StepOutput as raw pointers (all checked by the binding).
@@ -88,6 +98,7 @@ class Program {
 
     int add_value(const Value& value);
     void add_op(OpRecord op);
+    void reserve_experts(int64_t num_pairs, int64_t num_experts) { experts_.reserve(num_pairs, num_experts); }
     const Value& value(int index) const { return values_.at(static_cast<std::size_t>(index)); }
     float* floats(int index) const;
     Operand operand(int index) const;
@@ -115,7 +126,9 @@ class Program {
     int64_t num_rows(Rows rows) const noexcept;
     void work(int worker) noexcept;
     void run_op(const OpRecord& op, Units& units, int worker) noexcept;
+    void run_expert_linear(const OpRecord& op, Units& units, int worker) noexcept;
     int64_t num_units(const OpRecord& op) const noexcept;
+    int64_t panel_grain(const OpRecord& op) const noexcept;
 
     const KernelTable& kernels_;
     std::shared_ptr<Pool> pool_;
@@ -125,6 +138,7 @@ class Program {
     std::vector<OpRecord> ops_;
     std::vector<Units> units_;                    // one per op
     std::vector<AttentionPlan> attention_plans_;  // one per pair of head counts; made by add_op
+    ExpertRows experts_;                          // of the layer under way
     const Step* step_ = nullptr;
     Profile profile_;
 };

@@ -15,6 +15,9 @@ SoftcapKernel softcap;
 RopeWriteKernel rope_write;
 AttentionKernel attention_bfloat16, attention_float32, attention_int8;
 SampleKernel sample;
+AddKernel add;
+RouteKernel route;
+CombineKernel combine;
 ReadProbe read_probe;
 FlopsProbe float32_probe, int8_probe;
 
@@ -41,7 +44,10 @@ const KernelTable& table() noexcept {
                                         attention_bfloat16,
                                         attention_float32,
                                         attention_int8,
-                                        sample};
+                                        sample,
+                                        add,
+                                        route,
+                                        combine};
     return kTable;
 }
 

@@ -113,10 +113,12 @@ class OwnShape:
         )
         fused: dict[str, list[tuple[int, ...]]] = {}
         for use in program.weights.values():
-            name, _, part = names.checkpoint_name(use.sources[0]).partition("[")
-            if not part or name not in fused:
-                fused[name] = []
-            fused[name].append(use.shape)
+            rows = use.shape[0] // len(use.sources)  # an expert's, where there are experts
+            for source in use.sources:
+                name, _, part = names.checkpoint_name(source).partition("[")
+                if not part or name not in fused:
+                    fused[name] = []
+                fused[name].append((rows, *use.shape[1:]))
         for name, shapes in fused.items():
             shape = (sum(rows for rows, *_ in shapes), *shapes[0][1:])
             if "{}" in name:
@@ -205,6 +207,29 @@ SHAPES: dict[str, Shape | OwnShape] = {
         qk_layernorm=True,
         use_parallel_residual=True,
     ),
+}
+
+
+SHAPES |= {
+    "mixtral": of_kind("MixtralForCausalLM", **RMS, num_local_experts=5, num_experts_per_tok=2),
+    "qwen2_moe": of_kind(
+        "Qwen2MoeForCausalLM",
+        **RMS,
+        num_experts=7,
+        num_experts_per_tok=3,
+        moe_intermediate_size=80,
+        shared_expert_intermediate_size=144,
+    ),
+    "qwen3_moe": of_kind(
+        "Qwen3MoeForCausalLM",
+        **RMS,
+        num_experts=8,
+        num_experts_per_tok=4,
+        moe_intermediate_size=96,
+        norm_topk_prob=True,
+        mlp_only_layers=[0],
+    ),
+    "olmoe": of_kind("OlmoeForCausalLM", **RMS, num_experts=16, num_experts_per_tok=5),
 }
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from penstock.model.program import Call, Program
+from penstock.weights.format import PANEL_COLUMNS
 
 if TYPE_CHECKING:
     from penstock.backends.cpu.lower import Lowering
@@ -153,7 +154,43 @@ def _join(low: "Lowering", call: Call) -> None:
     low.native.join(low[left], low[right], out)
 
 
+def _add(low: "Lowering", call: Call) -> None:
+    x, y = call.inputs
+    low.native.add(low[x], low[y], -1, low.floats(call, low.width(x)))
+
+
+def _add_gated(low: "Lowering", call: Call) -> None:
+    x, y, gate = call.inputs
+    low.native.add(low[x], low[y], low[gate], low.floats(call, low.width(x)))
+
+
+def _route(low: "Lowering", call: Call) -> None:
+    logits, correction = call.inputs
+    attrs = call.attrs
+    out = low.floats(call, 2 * attrs["top_k"])
+    low.native.route(
+        low[logits], low.vector(correction), attrs["top_k"], attrs["score"], attrs["renormalize"],
+        attrs["scale"], attrs["num_groups"], attrs["groups_kept"], out,
+    )  # fmt: skip
+
+
+def _expert_mlp(low: "Lowering", call: Call) -> None:
+    x, routing, gate_up, gate_up_bias, down, down_bias = call.inputs
+    packed_in, format_in, (n_in, k_in) = low.packed(gate_up)
+    packed_out, format_out, (n_out, k_out) = low.packed(down)
+    out = low.floats(call, low.width(x))
+    low.native.experts(
+        low[x], low[routing], packed_in, format_in, n_in, k_in, low.vector(gate_up_bias), packed_out,
+        format_out, n_out, k_out, low.vector(down_bias), call.attrs["num_experts"], call.attrs["act"],
+        low.values_inside(call), out,
+    )  # fmt: skip
+
+
 CPU: Mapping[str, Lower] = {
+    "add": _add,
+    "add_gated": _add_gated,
+    "route": _route,
+    "expert_mlp": _expert_mlp,
     "embed": _embed,
     "norm": _norm,
     "norm_add": _norm_add,
@@ -181,4 +218,14 @@ def refusals(program: Program) -> list[str]:
     widest = max((layer.head_dim for layer in program.kv_layers), default=0)
     if widest > MAX_HEAD_DIM:
         reasons.append(f"head_dim {widest} is above the native kernels' {MAX_HEAD_DIM}")
+    for call in program.calls:
+        if call.op.name == "expert_mlp":
+            count = call.attrs["num_experts"]
+            narrow = [
+                use.shape[0] // count
+                for use in (program.weights[str(call.inputs[i]).removeprefix("weights.")] for i in (2, 4))
+                if use.shape[0] // count % PANEL_COLUMNS
+            ]
+            if narrow:
+                return [*reasons, f"experts of {narrow[0]} columns are no whole panels of {PANEL_COLUMNS}"]
     return reasons

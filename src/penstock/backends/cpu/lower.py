@@ -57,6 +57,28 @@ def plan_arena(sizes: Sequence[int], lifetimes: Sequence[tuple[int, int]]) -> tu
     return offsets, total
 
 
+STAGES = 4  # at most so many values in a row inside a call
+
+
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """A value's size: rows of fp32, or an operand of `kind`."""
+
+    rows: int
+    width: int
+    kind: str | None
+
+    @property
+    def num_bytes(self) -> int:
+        if self.kind is not None:
+            return int(_native.operand_bytes(self.kind, self.rows, self.width))
+        return -(-self.rows // 16) * 16 * self.width * 4 + 64
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
 class Lowering:
     """Appends native ops call by call; `kernels.CPU` reads and fills it."""
 
@@ -79,6 +101,7 @@ class Lowering:
         self.on_logit_rows: set[str] = set()
         # Every array a native op points into; the executor keeps this list alive as long as the program.
         self.kept: list[NDArray[np.generic]] = []
+        self._inside: dict[str, tuple[_Size, ...]] = {}
         self._offsets, arena_bytes = self._plan()
         self.native = _native.Program(
             isa, pool, arena_bytes, program.spec.vocab_size, program.max_context, limits.max_rows,
@@ -86,8 +109,11 @@ class Lowering:
         )  # fmt: skip
         calls = _with_hidden(program)
         self.hidden_place = calls.index(program.hidden)
+        self.first_ops: list[int] = []  # of each call, and of the sampler: one call may be several native ops
         for call in calls:
+            self.first_ops.append(self.native.num_ops)
             CPU[call.op.name](self, call)
+        self.first_ops.append(self.native.num_ops)
         self.logits = self[program.calls[-1].output]
         self.native.sample(self.logits)
 
@@ -115,6 +141,16 @@ class Lowering:
         value: int = self.native.operand(self._offsets[call.output], kind, k, self._rows(call.output))
         self._values[call.output] = value
         return value
+
+    def values_inside(self, call: Call) -> list[int]:
+        """Native values that a call of several native ops needs between them."""
+        made: list[int] = []
+        for index, value in enumerate(self._inside[call.output]):
+            at = self._offsets[f"{call.output}#{index}"]
+            make = self.native.floats if value.kind is None else self.native.operand
+            width = (value.width,) if value.kind is None else (value.kind, value.width)
+            made.append(make(at, *width, value.rows))
+        return made
 
     def embedding(self, name: str | None) -> tuple[NDArray[np.generic], str]:
         table = self._weights.embeddings[_weight_name(name)]
@@ -181,10 +217,29 @@ class Lowering:
         for index, call in enumerate(calls):
             size = self._size(call, widths, logit_rows)
             names.append(call.output)
-            sizes.append(-(-size // ALIGNMENT) * ALIGNMENT)
-            lifetimes.append((index, last_use[call.output]))
+            sizes.append(_aligned(size))
+            lifetimes.append((STAGES * index, STAGES * last_use[call.output] + STAGES - 1))
+            if call.op.name == "expert_mlp":
+                self._inside[call.output] = self._inside_experts(call)
+                for stage, value in enumerate(self._inside[call.output]):
+                    names.append(f"{call.output}#{stage}")
+                    sizes.append(_aligned(value.num_bytes))
+                    first = STAGES * index + stage
+                    lifetimes.append((first, min(first + 1, STAGES * (index + 1) - 1)))
         offsets, total = plan_arena(sizes, lifetimes)
         return dict(zip(names, offsets, strict=True)), total
+
+    def _inside_experts(self, call: Call) -> "tuple[_Size, ...]":
+        """The operand by expert, gate and up, the next operand, the outputs by expert."""
+        _, routing, gate_up, _, down, _ = call.inputs
+        count, to = call.attrs["num_experts"], call.attrs["to"]
+        (n_in, k_in), (n_out, k_out) = (
+            self._program.weights[_weight_name(name)].shape for name in (gate_up, down)
+        )
+        maker = next(c for c in self._program.calls if c.output == routing)
+        rows = _native.expert_rows(self._limits.max_rows, maker.attrs["top_k"], count)
+        shapes = ((k_in, to), (n_in // count, None), (k_out, to), (n_out // count, None))
+        return tuple(_Size(rows, width, kind) for width, kind in shapes)
 
     def _size(self, call: Call, widths: dict[str, int], logit_rows: set[str]) -> int:
         name, attrs = call.op.name, call.attrs
@@ -200,14 +255,15 @@ class Lowering:
             width = attrs["num_heads"] * (-(-attrs["head_dim"] // 32) * 32)
         elif name == "join":
             width = widths[first or ""] + widths[call.inputs[1] or ""]
+        elif name == "route":
+            width = 2 * attrs["top_k"]
         elif name == "attention":
             width = attrs["num_heads"] * attrs["head_dim"]
         else:
             width = widths[first or ""] // (2 if name == "gated_operand" else 1)
         widths[call.output] = width
-        if name.endswith("operand") and call is not self._program.hidden:
-            return int(_native.operand_bytes(attrs["to"], rows, width))
-        return -(-rows // 16) * 16 * width * 4 + 64
+        is_operand = name.endswith("operand") and call is not self._program.hidden
+        return _Size(rows, width, attrs["to"] if is_operand else None).num_bytes
 
 
 def _with_hidden(program: Program) -> tuple[Call, ...]:
