@@ -5,6 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from penstock.backends.cpu.kernels import refusals
+from penstock.model.build import build
+from penstock.model.family import read_model
+from penstock.model.passes.fuse import fuse
 from penstock.ops.contract import Array
 from penstock.ops.linear import linear
 from penstock.ops.moe import expert_mlp, route
@@ -67,7 +71,7 @@ class Step:
         empty: list[Any] = [
             *[no_floats, none, *[no_floats] * 6, np.zeros(0, np.uint64), np.zeros(0, np.int64), none, none],
             *[start, none, none, start, none, no_floats, None, none, no_floats, none],
-            *[np.zeros((0, 0), np.int32), np.zeros((0, 0), np.float32), None, []],
+            *[np.zeros((0, 0), np.int32), np.zeros((0, 0), np.float32), None, [], None],
         ]
         self.native.run(
             ints, ints, np.array([0, count], np.int32), np.array([count], np.int32), ints * 0,
@@ -205,3 +209,30 @@ def test_experts_that_do_not_fit_are_refused_before_anything_runs() -> None:
         step.native.route(logits, None, 3, "softmax", False, 1.0, 32, 1, routing)
     with pytest.raises(ValueError, match="score"):
         step.native.route(logits, None, 3, "best", False, 1.0, 1, 1, routing)
+
+
+QWEN3_MOE = {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "num_hidden_layers": 1,
+    "vocab_size": 60,
+    "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 64,
+    "head_dim": 32,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+}
+
+
+@pytest.mark.parametrize(("width", "reasons"), [(48, 0), (40, 1)])
+def test_experts_without_whole_panels_run_on_the_reference_and_it_is_said(width: int, reasons: int) -> None:
+    spec = read_model(QWEN3_MOE | {"moe_intermediate_size": width})
+    program = fuse(build(spec, weight_format="int8", head_format="int8", kv_dtype="bfloat16", max_context=64))
+    found = refusals(program)
+
+    assert len(found) == reasons
+    assert all("experts of 80 columns" in reason for reason in found)
+    assert program.weights["layers.0.mlp.router"].format == "float32"

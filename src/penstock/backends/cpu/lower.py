@@ -147,9 +147,10 @@ class Lowering:
         made: list[int] = []
         for index, value in enumerate(self._inside[call.output]):
             at = self._offsets[f"{call.output}#{index}"]
-            make = self.native.floats if value.kind is None else self.native.operand
-            width = (value.width,) if value.kind is None else (value.kind, value.width)
-            made.append(make(at, *width, value.rows))
+            if value.kind is None:
+                made.append(self.native.floats(at, value.width, value.rows))
+            else:
+                made.append(self.native.operand(at, value.kind, value.width, value.rows))
         return made
 
     def embedding(self, name: str | None) -> tuple[NDArray[np.generic], str]:
