@@ -18,7 +18,7 @@ MORE_TEXTS = (
     "I'LL say it's 3.14159, 1000000 times; they're done.\r\n\n\tNext\u00a0line   ends  ",
     "def f(x):\n    return {'a': x[0], \"b\": -1}  # none\n\n\n",
     "Zażółć gęślą jaźń, e\u0301 and \u00e9, ﬁne Ⅻ ½ ١٢٣ 你好，世界！ こんにちは 안녕 🙂👩‍👩‍👧 \u200b\ufeff",
-    "   leading, trailing   ",
+    "   leading, trailing   IT'Sx we'REad ",
     "\x00\x7f control \x1b[0m",
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa the the the thethethe 'tis o'clock",
 )
@@ -84,6 +84,28 @@ def test_byte_level_bpe_gives_the_same_text(folder):
         ids = theirs.encode(text).ids
         for skip in (True, False):
             assert ours.decode(ids, skip_special_tokens=skip) == theirs.decode(ids, skip_special_tokens=skip)
+
+
+@pytest.mark.parametrize("folder", BYTE_LEVEL)
+def test_byte_level_bpe_splits_texts_alike(folder):
+    ours, theirs, texts = rebuilt(folder)
+    for text in texts:
+        assert ours.pre_tokenizer.pre_tokenize_str(text) == theirs.pre_tokenizer.pre_tokenize_str(text), text
+
+
+@pytest.mark.parametrize(
+    ("rule", "has_bos", "keeps_words"), [("llama-bpe", True, True), ("qwen2", False, False)]
+)
+def test_what_a_rule_implies_where_the_file_says_nothing(rule, has_bos, keeps_words):
+    """Llama 3 begins with BOS, and a word that is a token stays whole though no merges lead to it."""
+    metadata = {
+        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": rule, "tokenizer.ggml.merges": [],
+        "tokenizer.ggml.tokens": ["<s>", "x", "y", "xy"], "tokenizer.ggml.bos_token_id": 0,
+    }  # fmt: skip
+
+    assert library(tokenizer_of(metadata)[0]).encode("xy").ids == [0] * has_bos + (
+        [3] if keeps_words else [1, 2]
+    )
 
 
 def sentencepiece_metadata() -> tuple[JSON, JSON, list[str]]:
