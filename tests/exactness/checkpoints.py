@@ -229,6 +229,16 @@ SHAPES |= {
         norm_topk_prob=True,
         mlp_only_layers=[0],
     ),
+    "glm4_moe": of_kind(
+        "Glm4MoeForCausalLM",
+        **RMS,
+        n_routed_experts=8,
+        num_experts_per_tok=3,
+        n_group=2,
+        topk_group=1,
+        moe_intermediate_size=96,
+        routed_scaling_factor=1.5,
+    ),
     "olmoe": of_kind("OlmoeForCausalLM", **RMS, num_experts=16, num_experts_per_tok=5),
 }
 

@@ -63,6 +63,9 @@ def random_model(config: Any, seed: int) -> Any:
         else:  # [N,K], or [E,N,K] of experts
             value = noise * weight.shape[-1] ** -0.5 * 1.5
         weight.data.copy_(value.bfloat16().float())
+    for name, buffer in model.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            buffer.copy_((0.1 * torch.randn(buffer.shape, generator=generator)).bfloat16().float())
     model.tie_weights()
     return model
 

@@ -236,6 +236,15 @@ MIXTURES: dict[str, tuple[Any, dict[str, Any], int]] = {
         | rope(1e6),
         40,
     ),
+    "glm4_moe": (
+        hf.Glm4MoeConfig,
+        EXPERTS
+        | {"head_dim": 32, "use_qk_norm": True, "attention_bias": True, "intermediate_size": 80}
+        | {"n_routed_experts": 8, "num_experts_per_tok": 3, "n_group": 4, "topk_group": 2}
+        | {"moe_intermediate_size": 32, "routed_scaling_factor": 0.75}
+        | rope(1e4, partial_rotary_factor=0.5),
+        40,
+    ),
     "olmoe": (
         hf.OlmoeConfig,
         EXPERTS | {"intermediate_size": 32, "num_experts": 8, "num_experts_per_tok": 3} | rope(1e4),

@@ -424,3 +424,15 @@ def test_olmoe_with_clipped_queries_is_refused():
 
     with pytest.raises(ModelLoadError, match="clip_qkv"):
         read_model(olmoe | {"clip_qkv": 8.0})
+
+
+GLM = LLAMA | {"architectures": ["Glm4MoeForCausalLM"], "n_routed_experts": 8, "num_experts_per_tok": 3}
+GLM |= {"moe_intermediate_size": 32}
+
+
+@pytest.mark.parametrize("change", [{"n_group": 3}, {"n_group": 4, "topk_group": 1}])
+def test_groups_that_do_not_hold_enough_experts_are_refused(change):
+    assert isinstance(read_model(GLM | {"n_group": 4, "topk_group": 2}).layers[1].mlp, MoESpec)
+
+    with pytest.raises(ModelLoadError, match="n_group"):
+        read_model(GLM | change)
