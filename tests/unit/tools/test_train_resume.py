@@ -84,6 +84,7 @@ def test_a_network_that_grows_says_so_in_its_configuration(tmp_path: Path) -> No
     assert {file.stem for file in (tmp_path / "work").glob("*.safetensors")} == {"stable", "anneal"}
 
 
+@pytest.mark.filterwarnings("ignore")  # warnings of torch itself while it compiles
 def test_two_hundred_steps_of_the_draft_and_a_kill_give_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
