@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from io import StringIO
@@ -10,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from benchmarks.served import Served, served
 from tests.fakes.serving import LocalEngine, ScriptedEngine
 
 from penstock import LLM
@@ -116,3 +118,42 @@ def tiny(llm: LLM) -> Iterator[Running]:
 @pytest.fixture
 def scripted(llm: LLM) -> Callable[..., ScriptedEngine]:
     return lambda *arguments, **options: ScriptedEngine(llm, *arguments, **options)
+
+
+class Started:
+    """`penstock serve` with its engine process, for tests that are about that process or about keys."""
+
+    def __init__(self, server: Served) -> None:
+        self.server = server
+        self.engine = server.engine
+        engine = server.engine()
+        assert engine is not None
+        self.first_engine = engine.pid
+
+    def ask(self, body: dict[str, Any], key: str = "") -> httpx.Response:
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        return httpx.post(f"{self.server.url}/v1/completions", json=body, headers=headers, timeout=60)
+
+    def seconds(self, prompt: list[int], key: str) -> tuple[float, int]:
+        """How long one token takes after this prompt, and how many of its tokens were cached."""
+        body = {"model": "penstock-tiny", "prompt": prompt, "max_tokens": 1, "temperature": 0}
+        began_s = time.perf_counter()
+        reply = self.ask(body, key)
+        taken_s = time.perf_counter() - began_s
+        return taken_s, reply.json()["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+
+@pytest.fixture(scope="module")
+def served_server() -> Iterator[Started]:
+    with served() as server:
+        yield Started(server)
+
+
+@pytest.fixture(scope="module")
+def guarded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
+    """Two keys: key-one-of-the-test, key-two-of-the-test."""
+    keys = tmp_path_factory.mktemp("keys") / "keys"
+    keys.write_text("key-one-of-the-test\nkey-two-of-the-test\n")
+    keys.chmod(0o600)
+    with served("--api-key-file", str(keys)) as server:
+        yield Started(server)

@@ -4,7 +4,7 @@ import secrets
 from contextlib import ExitStack
 from typing import Annotated, Any
 
-from msgspec import Meta
+from msgspec import Meta, structs
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -69,7 +69,10 @@ async def completions(request: Request) -> Response:
             )
             for one in read
         ]
+        # who waits keeps its ids once, as the calls have them: thousands of long prompts may wait
+        body = structs.replace(body, prompt="")
         writer = CompletionWriter(context, body, answer_id, read, request)
+        del prompts, read
         if not body.stream:
             return json_response(writer.whole(await collect(engine, tickets, calls)))
         return await EventStream(writer.events(tickets, calls), context, last_words, held.pop_all()).open()

@@ -20,7 +20,8 @@ TIMEOUT_HEADER = "x-request-timeout-s"
 async def read_body(request: Request, context: Context, kind: type[Body]) -> tuple[Body, int]:
     """(the body as `kind`, its bytes). Names ignored fields in the request's state, for the header."""
     check_type(request)
-    body = await request.body()  # bounded in bytes and time by the protocol
+    # bounded in bytes and time by the protocol; request.body() would keep it as long as the answer takes
+    body = b"".join([piece async for piece in request.stream()])
     depth, is_strict = context.limits.json_depth, context.config.strict
     if len(body) > BIG_BODY_BYTES:
         made, ignored = await context.engine.offload(_decode, body, depth, kind, is_strict)
