@@ -47,6 +47,7 @@ ERROR_TYPES = {
     "not_found_error", "request_too_large", "overloaded_error", "timeout_error", "api_error",
 }  # fmt: skip
 LEAKS = re.compile(rb"Traceback|/site-packages/|\.py\"|0x[0-9a-f]{8}|object at ")
+ANSWER = re.compile(rb"HTTP/1\.[01] (\d{3}) (?:(?!HTTP/1\.[01] \d{3} ).)*", re.DOTALL)
 MAX_GROWN_BYTES = 64 << 20
 IDLE_S = 0.25  # an answer may be due or not: so long it is waited for, then the sending side is closed
 GIVE_UP_S = 40.0
@@ -70,13 +71,13 @@ class Judge:
         if not found:
             self._fail(number, given, f"no HTTP: {answer[:80]!r}")
             return
-        for text in re.findall(rb"HTTP/1\.[01] (\d{3}) ", answer):
-            status = int(text)
+        for one in ANSWER.finditer(answer):  # several, where requests are behind each other
+            status = int(one[1])
             self.seen[f"{given.kind} {status}"] += 1
             if not (200 <= status < 300 or 400 <= status < 500 or status in (100, 503, 504, 505)):
                 self._fail(number, given, f"status {status}: {answer[:600]!r}")
-            elif status >= 400 and LEAKS.search(answer):
-                self._fail(number, given, f"leaks: {answer[-400:]!r}")
+            elif status >= 400 and LEAKS.search(one[0]):
+                self._fail(number, given, f"leaks: {one[0][-400:]!r}")
         if given.is_whole:
             self._check_body(number, given, int(found[1]), answer.partition(b"\r\n\r\n")[2])
 
