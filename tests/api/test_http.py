@@ -304,7 +304,8 @@ def test_no_check_is_an_assertion(tmp_path):
     """The refusals again, with assertions compiled away (pytest keeps those of the tests)."""
     done = subprocess.run(
         [sys.executable, "-O", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore",
-         "tests/api/test_http.py", "tests/api/test_bad_bodies.py", "tests/api/test_harm.py", "-m", "not slow"],
+         "tests/api/test_http.py", "tests/api/test_bad_bodies.py", "tests/api/test_harm.py",
+         "-m", "not slow"],
         cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
 
