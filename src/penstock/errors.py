@@ -18,7 +18,8 @@ what happened (with the value), why that is a problem, what to do. Anything else
     │   └── ModelLoadingError    the engine has never been ready yet
     ├── DeadlineError        the request's time is over
     ├── SlowReaderError      the client did not read its answer
-    └── RequestPoisonedError     this request ended the engine process twice; it is not run again
+    ├── RequestPoisonedError     this request ended the engine process twice; it is not run again
+    └── GrammarDeadEndError      nothing that the answer's grammar allows can come next
 
 What a server answers hangs on the class: `http_status`, `error_type` and `code` (docs/errors.md).
 """
@@ -131,3 +132,8 @@ class SlowReaderError(PenstockError):
 class RequestPoisonedError(PenstockError):
     exit_code = 70
     code = "request_poisoned"
+
+
+class GrammarDeadEndError(PenstockError):
+    exit_code = 70
+    code = "grammar_dead_end"

@@ -12,6 +12,7 @@ from typing import Any
 from penstock.api.engine_face import Engine
 from penstock.api.shapes import CachedTokens, PromptLogprob, PromptLogprobs, Usage
 from penstock.engine.serving import Call
+from penstock.errors import GrammarDeadEndError
 from penstock.request import CompletionOutput, Logprob, RequestOutput
 
 Ticket = AbstractContextManager[Any]  # Any: the engine's own
@@ -37,7 +38,17 @@ async def open_news(engine: Engine, tickets: Sequence[Ticket], calls: Sequence[C
 
 async def _one(stream: AsyncIterator[RequestOutput]) -> AsyncGenerator[tuple[int, RequestOutput], None]:
     async for piece in stream:
-        yield 0, piece
+        yield 0, _sound(piece)
+
+
+def _sound(piece: RequestOutput) -> RequestOutput:
+    """An answer that came to a dead end is no answer: half of it would look whole."""
+    if any(output.finish_reason == "error" for output in piece.outputs):
+        raise GrammarDeadEndError(
+            "the answer came to a place where its grammar allows no token of this model; allow more, or send "
+            "it again with another seed."
+        )
+    return piece
 
 
 async def _merged(
@@ -48,7 +59,7 @@ async def _merged(
     async def pump(number: int, stream: AsyncIterator[RequestOutput]) -> None:
         try:
             async for piece in stream:
-                await arrived.put((number, piece))
+                await arrived.put((number, _sound(piece)))
             await arrived.put((number, None))
         except Exception as error:
             await arrived.put((number, error))

@@ -2,6 +2,7 @@
 
 import secrets
 from contextlib import ExitStack
+from functools import partial
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
@@ -79,7 +80,9 @@ async def chat_completions(request: Request) -> Response:
     options = _template_options(body, context, source)
     num_logprobs = _num_logprobs(body, context)
     asked = tooling.constraint(constraint(body, _response_format(body)))
-    spec_of(asked, param="response_format" if body.response_format else "structured_outputs")
+    if asked is not None:  # a schema may be long: not on the event loop
+        said_by = "response_format" if body.response_format else "structured_outputs"
+        await engine.offload(partial(spec_of, param=said_by), asked)
     params = sampling_params(
         body, engine.facts.defaults, max_tokens=_max_tokens(body), logprobs=num_logprobs, constraint=asked,
         **tooling.sampling(engine.tokenizer),

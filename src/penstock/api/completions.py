@@ -26,7 +26,7 @@ from penstock.api.sampling_fields import (
 from penstock.api.sse import EventStream, last_words
 from penstock.engine.serving import Call
 from penstock.errors import InvalidRequestError
-from penstock.request import SamplingParams
+from penstock.request import SamplingParams, StructuredOutputsParams
 from penstock.text.grammar import spec_of
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
@@ -51,7 +51,10 @@ async def completions(request: Request) -> Response:
     prompts = read_prompts(body.prompt, "prompt")
     at_most("prompt", len(prompts), context.limits.prompts)
     at_most("n", len(prompts) * (body.n or 1), context.limits.prompts_times_n)
-    params = _params(body, engine.facts.defaults)
+    asked = constraint(body)
+    if asked is not None:  # refused here by its name, before anything is queued; not on the event loop
+        await engine.offload(spec_of, asked)
+    params = _params(body, engine.facts.defaults, asked)
     with ExitStack() as held:
         share = num_bytes // len(prompts)
         tickets = [held.enter_context(engine.admit(share)) for _ in prompts]
@@ -115,9 +118,9 @@ def _read(context: Context, prompt: OnePrompt, body: CompletionRequest) -> ReadP
     return reader.read({"prompt_token_ids": prompt})
 
 
-def _params(body: CompletionRequest, defaults: SamplingParams) -> SamplingParams:
-    asked = constraint(body)
-    spec_of(asked)  # refused here by its name, before anything is queued
+def _params(
+    body: CompletionRequest, defaults: SamplingParams, asked: StructuredOutputsParams | None
+) -> SamplingParams:
     max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else max(1, body.max_tokens)
     more = {}
     if body.echo and body.logprobs is not None and body.prompt_logprobs is None:

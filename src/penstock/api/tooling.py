@@ -95,6 +95,8 @@ class Tooling:
         marks = [self.form.think_begin, self.form.think_end]
         if self.names and not self.is_bound:
             marks += [self.form.call_begin, self.form.call_end]
+        if self.form.style == "harmony" and not self.is_bound:
+            marks.append(self.form.call_begin)  # every answer is written in channels, with tools or without
         is_needed = any(mark and mark in tokenizer.special_tokens for mark in marks)
         return {"skip_special_tokens": False} if is_needed else {}
 

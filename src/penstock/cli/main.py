@@ -19,6 +19,7 @@ VERBS = {
     "run": "complete or chat in the terminal",
     "serve": "answer over HTTP, as OpenAI's and Anthropic's clients expect it",
     "embed": "lines of text in, their embeddings as JSON lines out",
+    "batch": "answer a file of requests, as OpenAI's batch API does",
     "bench": "measure latency or throughput against this machine's floor",
     "doctor": "what this machine and build can do, and what would be planned for a model",
     "models": "models that are embedded or on this disk",

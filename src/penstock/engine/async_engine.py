@@ -68,6 +68,10 @@ class AsyncEngine:
         self._books = Bookkeeper(self.metrics, self.log)
         self._desk = CallDesk(limits, self._books, resume=resume)
         self._guard = MemoryGuard(limits, share)
+        room, dispatcher = self._desk.room, self._desk.dispatcher
+        self.metrics.running.set_function(lambda: len(dispatcher.given))
+        self.metrics.waiting.set_function(lambda: room.num_waiting)
+        self.metrics.waiting_bytes.set_function(lambda: room.num_bytes)
         self._workers = ThreadPoolExecutor(limits.offload_threads, "penstock-text")
         self._loop = asyncio.get_running_loop()
         self._first_ready: asyncio.Future[Ready] = self._loop.create_future()
@@ -352,10 +356,7 @@ class AsyncEngine:
             self._desk.sweep()
             if self._guard.look() is Pressure.ABORT:
                 self._desk.abort_youngest()
-            engine, room = self._supervisor.engine, self._desk.room
-            self.metrics.running.set(len(self._desk.dispatcher.given))
-            self.metrics.waiting.set(room.num_waiting)
-            self.metrics.waiting_bytes.set(room.num_bytes)
+            engine = self._supervisor.engine
             self._books.heard(
                 None if engine is None else engine.watch.beat,
                 0.0 if engine is None else engine.watch.age_s,

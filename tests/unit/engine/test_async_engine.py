@@ -319,3 +319,21 @@ def test_a_stream_that_is_never_entered_holds_nothing():
             engine.stream(ticket, call_for(engine, LONG))
 
     run(body)
+
+
+def test_the_gauges_of_the_queue_are_read_when_they_are_asked_for():
+    def gauge(engine, name):
+        lines = engine.metrics.render().splitlines()
+        return next(float(line.split()[-1]) for line in lines if line.startswith(name + " "))
+
+    async def body(engine):
+        with engine.admit(10) as ticket:
+            assert gauge(engine, "penstock_requests_waiting") == 1
+            async with engine.stream(ticket, call_for(engine, LONG, max_tokens=400)) as pieces:
+                await anext(aiter(pieces))
+                assert gauge(engine, "penstock_requests_waiting") == 0
+                assert gauge(engine, "penstock_requests_running") == 1
+        assert gauge(engine, "penstock_requests_running") == 0
+        assert gauge(engine, "penstock_requests_waiting_bytes") == 0
+
+    run(body)
