@@ -12,7 +12,7 @@ WEATHER = {
     "description": "The weather of a place.",
     "input_schema": {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]},
 }
-CALL = '<tool_call>{"name": "weather", "arguments": {"place": "Bath"}}</tool_call>'
+CALL = '<|tool_call|>{"name": "weather", "arguments": {"place": "Bath"}}<|tool_call_end|>'
 
 
 @pytest.fixture

@@ -185,7 +185,7 @@ def test_parts_of_text_are_the_text(client):
     assert one == client.chat.completions.create(messages=HI, **asked).choices[0].message.content
 
 
-CALL = '<tool_call>{"name": "weather", "arguments": {"place": "Bath"}}</tool_call>'
+CALL = '<|tool_call|>{"name": "weather", "arguments": {"place": "Bath"}}<|tool_call_end|>'
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
