@@ -84,7 +84,7 @@ def test_the_server_is_the_same_after_all_of_it(tiny):
     assert tiny.engine.num_open == tiny.engine.num_tickets == 0
 
 
-V = 4096
+V = 8192  # penstock-tiny's
 COMPLETIONS = [
     ({"model": None}, "invalid_type", "model"),
     ({"model": "../../etc/passwd"}, "model_not_found", None),
