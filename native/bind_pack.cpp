@@ -1,5 +1,5 @@
-// Packing of integer codes with every worker of the pool. Sizes are checked here, so that no kernel reads past
-// an array.
+// Packing of integer codes with every worker of the pool. Sizes are checked here, so that no kernel reads
+// past an array.
 #include <atomic>
 
 #include "bind.h"

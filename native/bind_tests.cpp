@@ -85,7 +85,8 @@ NumpyArray<float> test_linear(const std::string& isa, const std::string& format,
     check(!addend || static_cast<int64_t>(addend->size()) == rows * n, "addend is [T, N]");
     OperandMemory memory(operand, rows, k);
     auto out = make_array<float>({static_cast<std::size_t>(rows), static_cast<std::size_t>(n)});
-    const LinearOut y{out.data(), n, bias ? bias->data() : nullptr, addend ? addend->data() : nullptr, n, scale};
+    const LinearOut y{out.data(), n,    bias ? bias->data() : nullptr, addend ? addend->data() : nullptr,
+                      n,          scale};
     run_here([&](std::byte* scratch) noexcept {
         operand_kernel(t, memory.operand.kind)(x.data(), k, k, memory.operand, 0, rows);
         const int64_t half = w.num_panels / 2;  // two calls, as two workers would make them
@@ -173,7 +174,8 @@ NumpyArray<float> test_embed(const std::string& isa,
     batch.positions = positions.data();
     auto y = make_array<float>({static_cast<std::size_t>(rows), static_cast<std::size_t>(width)});
     const EmbedTable places{position_table ? position_table->data() : nullptr, Format::kFloat32};
-    const EmbedArgs args{{table.data(), format_of(dtype)}, places, width, scale, position_offset, y.data(), {}};
+    const EmbedArgs args{
+        {table.data(), format_of(dtype)}, places, width, scale, position_offset, y.data(), {}};
     run_here([&](std::byte*) noexcept { candidate_of(isa).table().embed(args, batch, 0, rows); });
     return y;
 }

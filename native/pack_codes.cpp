@@ -66,10 +66,8 @@ void read_super(const uint8_t* block, int64_t half, Pieces& out) {
     std::memcpy(out.parts[0], block, 2);
     std::memcpy(out.parts[1], block + 2, 2);
     for (int i = 0; i < 4; ++i) {
-        out.parts[2][i] =
-            static_cast<uint8_t>(half == 0 ? low[i] & 63 : (last[i] & 15) | (low[i] >> 6) << 4);
-        out.parts[3][i] =
-            static_cast<uint8_t>(half == 0 ? high[i] & 63 : last[i] >> 4 | (high[i] >> 6) << 4);
+        out.parts[2][i] = static_cast<uint8_t>(half == 0 ? low[i] & 63 : (last[i] & 15) | (low[i] >> 6) << 4);
+        out.parts[3][i] = static_cast<uint8_t>(half == 0 ? high[i] & 63 : last[i] >> 4 | (high[i] >> 6) << 4);
     }
 }
 
