@@ -72,10 +72,10 @@ def test_a_folder_goes_before_every_other_meaning(
 
 
 def test_a_folder_without_a_config_and_a_file_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "x.gguf").write_bytes(b"")
+    (tmp_path / "x.bin").write_bytes(b"")
 
     refusal(str(tmp_path), "no config.json")
-    refusal(str(tmp_path / "x.gguf"), "is a file", "folder")
+    refusal(str(tmp_path / "x.bin"), "is no .gguf file", "folder")
 
 
 @pytest.mark.parametrize(
