@@ -13,7 +13,7 @@ TEXT = (ROOT / "docs" / "errors.md").read_text()
 
 
 def raised_codes(error: str) -> set[str]:
-    """Codes of every `error(code, ...)` in src: written out there, or in the calls of a `refuse` beside it."""
+    """Codes of every `error(code, ...)` in src: written out there, or in calls of a `refuse` beside it."""
     codes = set()
     for path in sorted((ROOT / "src" / "penstock").rglob("*.py")):
         calls = [n for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, ast.Call)]

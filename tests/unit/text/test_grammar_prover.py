@@ -15,7 +15,7 @@ from penstock.text.grammar_prover import GrammarProver
 from penstock.text.grammar_tokens import vocabulary_of
 from penstock.text.tokenizer import Tokenizer
 
-TINY = Tokenizer.load(embedded_models()["penstock-tiny"], 4096)
+TINY = Tokenizer.load(embedded_models()["penstock-tiny"], 8192)
 HUGE = GrammarSpec(
     "json_schema",
     json.dumps({"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(5_000)}}),
@@ -24,7 +24,7 @@ HUGE = GrammarSpec(
 
 @pytest.fixture(scope="module")
 def prover():
-    made = GrammarProver(lambda: vocabulary_of(TINY, 4096, [1, 7]))
+    made = GrammarProver(lambda: vocabulary_of(TINY, 8192, [1, 7]))
     yield made
     made.close()
 
@@ -88,7 +88,7 @@ def test_what_is_remembered_is_bounded(prover, monkeypatch):
 
 
 def test_the_worker_ends_with_its_prover():
-    made = GrammarProver(lambda: vocabulary_of(TINY, 4096, [1, 7]))
+    made = GrammarProver(lambda: vocabulary_of(TINY, 8192, [1, 7]))
     made.prove(GrammarSpec("json_object"))
     worker = made._worker
     del made
