@@ -141,8 +141,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_every_reader_is_in_the_table_of_this_test() -> None:
-    assert list(READERS) == ["safetensors"]
+def test_every_reader_has_a_table_of_damages() -> None:
+    """gguf's is in tests/unit/weights/test_gguf_file.py."""
+    assert list(READERS) == ["gguf", "safetensors"]
 
 
 def test_what_is_whole_is_read_bit_for_bit_and_read_only(folder: Path) -> None:

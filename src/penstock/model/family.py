@@ -5,6 +5,7 @@ decides anything else. `read_model` is the only door. Contract (tests/unit/model
 tests/parity): every key of the file is read, expected, ignored with a reason, or refused by name.
 """
 
+import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,13 +74,14 @@ def read_model(source: Path | str | JSONObject) -> ModelSpec:
 def _architecture(values: JSONObject) -> str:
     names = values.get("architectures")
     if not (isinstance(names, list) and len(names) == 1 and isinstance(names[0], str)):
-        problem = f"names no single architecture ({show(names)}); supported are {', '.join(FAMILIES)}."
+        problem = f"names no single architecture ({show(names)}); docs/models.md lists what is supported."
         raise ModelLoadError("unsupported_architecture", f"config.json {problem}")
     if names[0] not in FAMILIES:
-        known = ", ".join(FAMILIES)
+        near = difflib.get_close_matches(names[0], FAMILIES, n=1)
+        hint = f"the nearest that is: {near[0]}; " if near else ""
         raise ModelLoadError(
             "unsupported_architecture",
-            f"architecture {show(names[0])} is not supported; supported are {known}.",
+            f"architecture {show(names[0])} is not supported; {hint}docs/models.md lists all {len(FAMILIES)}.",
         )
     return names[0]
 
