@@ -81,7 +81,7 @@ def _architecture(values: JSONObject) -> str:
         hint = f"the nearest that is: {near[0]}; " if near else ""
         raise ModelLoadError(
             "unsupported_architecture",
-            f"architecture {show(names[0])} is not supported; {hint}docs/models.md lists all {len(FAMILIES)}.",
+            f"architecture {show(names[0])} is not supported; {hint}docs/models.md lists all.",
         )
     return names[0]
 

@@ -241,7 +241,8 @@ def test_a_bad_command_is_refused(command, arguments, code, words):
 def test_a_folder_without_rights_and_a_file_are_refused(here, tmp_path):
     (tmp_path / "weights.safetensors").write_bytes(b"")
 
-    assert_is_one_line(here("run", str(tmp_path / "weights.safetensors")), 66, "is no .gguf file; name one, or the folder")
+    named = here("run", str(tmp_path / "weights.safetensors"))
+    assert_is_one_line(named, 66, "is no .gguf file; name one, or the folder")
 
 
 def test_bytes_that_are_no_text_are_refused_on_standard_input(command, tmp_path):
