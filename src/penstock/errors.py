@@ -136,4 +136,6 @@ class RequestPoisonedError(PenstockError):
 
 class GrammarDeadEndError(PenstockError):
     exit_code = 70
+    http_status = 400  # what was asked for contradicts itself: a grammar and allowed_token_ids, say
+    error_type = "invalid_request_error"
     code = "grammar_dead_end"

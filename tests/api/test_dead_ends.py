@@ -23,7 +23,7 @@ def test_a_dead_end_is_an_error_and_no_half_answer(serve, scripted, path, body):
         whole = client.post(path, json=body)
         stream = client.post(path, json=body | {"stream": True})
 
-    assert whole.status_code == 500
+    assert whole.status_code == 400
     assert whole.json()["error"]["code"] == "grammar_dead_end"
     assert "grammar" in whole.json()["error"]["message"]
     assert stream.status_code == 200
