@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from penstock.config import EngineConfig
+    from penstock.engine.async_engine import AsyncEngine
     from penstock.engine.llm import LLM
     from penstock.errors import PenstockError
     from penstock.request import RequestOutput, SamplingParams, StructuredOutputsParams
 
 __all__ = [
     "LLM",
+    "AsyncEngine",
     "EngineConfig",
     "PenstockError",
     "RequestOutput",
@@ -26,6 +28,7 @@ __all__ = [
 
 _HOMES = {
     "LLM": "engine.llm",
+    "AsyncEngine": "engine.async_engine",
     "EngineConfig": "config",
     "PenstockError": "errors",
     "RequestOutput": "request",

@@ -12,7 +12,6 @@ from penstock.api.answering import collect
 from penstock.api.completion_writer import CompletionWriter
 from penstock.api.context import Context
 from penstock.api.engine_face import ReadPrompt
-from penstock.api.fill_in import fill_in_prompt
 from penstock.api.prompt_list import OnePrompt, read_prompts
 from penstock.api.requests import check_model, json_response, read_body, timeout_of
 from penstock.api.sampling_fields import (
@@ -27,6 +26,7 @@ from penstock.api.sse import EventStream, last_words
 from penstock.engine.serving import Call
 from penstock.errors import InvalidRequestError
 from penstock.request import SamplingParams, StructuredOutputsParams
+from penstock.text.fill_in import fill_in_prompt
 from penstock.text.grammar import spec_of
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's

@@ -1,4 +1,4 @@
-"""Filling in the middle: the model writes what stands between a prompt and a suffix. Called by completions.
+"""Filling in the middle: the model writes what stands between a prompt and a suffix. For api.completions.
 
 Only where the tokenizer has the three tokens for it; the text around them is plain text, whatever it spells.
 """
