@@ -15,11 +15,14 @@ ROOT = Path(__file__).resolve().parents[2]
 TESTS = (
     "tests/unit/kv",
     "tests/unit/scheduler",
-    "tests/unit/engine",
     "tests/contracts/test_retention.py",
     "tests/contracts/test_policies.py",
     "tests/faults/test_allocator.py",
     "tests/property/test_scheduler_kv.py",
+    "tests/unit/engine/test_core.py",
+    "tests/unit/engine/test_inputs.py",
+    "tests/unit/engine/test_llm.py",
+    "tests/unit/engine/test_output_text.py",
 )
 # An editable install would import the original: its finder is left out.
 LAUNCH = """
@@ -121,9 +124,9 @@ MUTANTS = (  # file, code, what a tired hand would write
         "",
     ),
     (
-        "kv/manager.py",
-        "        most = len(request.tokens) - 1\n        owes",
-        "        most = len(request.tokens)\n        owes",
+        "request.py",
+        "        last = len(self.tokens) - 1\n",
+        "        last = len(self.tokens)\n",
     ),
     (
         "kv/manager.py",
@@ -211,14 +214,14 @@ MUTANTS = (  # file, code, what a tired hand would write
         "        pass\n",
     ),
     (
-        "kv/manager.py",
-        "request.num_scored_tokens < request.num_prompt_tokens - 1",
-        "request.num_scored_tokens < request.num_prompt_tokens",
+        "request.py",
+        "self.num_scored_tokens < self.num_prompt_tokens - 1",
+        "self.num_scored_tokens < self.num_prompt_tokens",
     ),
     (
-        "kv/manager.py",
-        "most = min(most, request.num_scored_tokens)",
-        "most = min(most, request.num_scored_tokens + self.block_size)",
+        "request.py",
+        "return min(last, self.num_scored_tokens)",
+        "return min(last, self.num_scored_tokens + 16)",
     ),
     (
         "kv/manager.py",
@@ -363,8 +366,8 @@ MUTANTS = (  # file, code, what a tired hand would write
     (
         "scheduler/scheduler.py",
         "            if len(self._running) >= self._max_requests or budget.tokens == 0:\n"
-        "                return\n            hit",
-        "            hit",
+        "                return\n            if not",
+        "            if not",
     ),
     (
         "scheduler/scheduler.py",
@@ -443,8 +446,8 @@ MUTANTS = (  # file, code, what a tired hand would write
     ),
     (
         "engine/output_text.py",
-        "request.output_tokens[:-1]",
-        "request.output_tokens",
+        "            for token in request.output_tokens:\n",
+        "            for token in request.output_tokens[:-1]:\n",
     ),
     (
         "engine/core.py",
@@ -453,7 +456,7 @@ MUTANTS = (  # file, code, what a tired hand would write
     ),
     (
         "engine/core.py",
-        "        self._forget(request_id)\n",
+        "        self._inputs.forget(request_id)\n",
         "        pass\n",
     ),
     (
@@ -468,7 +471,7 @@ MUTANTS = (  # file, code, what a tired hand would write
     ),
     (
         "engine/answer.py",
-        "            tokens = tokens[:-1]\n",
+        "            shown = shown[:-1]\n",
         "            pass\n",
     ),
     (
