@@ -29,7 +29,7 @@ if [ ! -x "$build/bin/llama-quantize" ]; then
   cmake -S "$source" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DLLAMA_CURL=OFF \
     -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_UI=OFF \
     -DLLAMA_USE_PREBUILT_UI=OFF -DGGML_AMX_TILE=$amx -DGGML_AMX_INT8=$amx -DGGML_AMX_BF16=$amx
-  cmake --build "$build" -j "$(nproc)" --target llama-bench llama-batched-bench llama-quantize
+  cmake --build "$build" -j "$(nproc)" --target llama-bench llama-batched-bench llama-quantize llama-server
 fi
 "${CXX:-g++}" -O2 -std=c++17 -DLLAMA_CPP_PYTHON_VERSION="\"$version\"" -I"$source/include" -I"$source/ggml/include" \
   "$here/drive_llamacpp.cpp" -L"$build/bin" -lllama -lggml -lggml-base -lggml-cpu -Wl,-rpath,"$build/bin" \
