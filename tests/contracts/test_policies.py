@@ -35,6 +35,17 @@ def test_the_order_is_pure_and_has_no_ties(name, drawn, now_s):
 
 
 @pytest.mark.parametrize("name", POLICIES)
+@given(drawn=REQUESTS, times=st.lists(st.floats(0, 2_000), min_size=2, max_size=20))
+def test_a_key_changes_once_at_most_and_when_it_is_said(name, drawn, times):
+    policy = POLICIES[name]()
+    for request in requests_of(drawn):
+        change_s = policy.key_changes_s(request)
+        keys = {t: policy.admission_key(request, t) for t in (*times, change_s) if t >= request.arrival_s}
+        assert len({key for t, key in keys.items() if t < change_s}) <= 1
+        assert len({key for t, key in keys.items() if t >= change_s}) <= 1
+
+
+@pytest.mark.parametrize("name", POLICIES)
 @given(drawn=REQUESTS)
 def test_the_victim_is_one_of_those_given_whatever_their_order(name, drawn):
     requests = requests_of(drawn)

@@ -6,13 +6,13 @@ trial until it gets on; whoever alone can have caused two deaths, without gettin
 So one bad request cannot take others along.
 """
 
-import heapq
 from collections import deque
 from collections.abc import Callable
 
 from penstock.engine.journal import Entry
 from penstock.engine.wire import Abort, Message
 from penstock.scheduler.policy import SchedulingPolicy
+from penstock.scheduler.waiting_line import WaitingLine
 
 DEATHS_TO_CONDEMN = 2
 AHEAD = 4  # calls that wait in the engine, so that a place that becomes free is taken in the same step
@@ -26,9 +26,8 @@ class Dispatcher:
     def __init__(self, on_start: Callable[[Entry], None]) -> None:
         self._on_start = on_start
         self._send: Send | None = None  # None: there is no engine that could take any
-        self._policy: SchedulingPolicy | None = None
         self._max_requests = 0
-        self._waiting: dict[str, Entry] = {}
+        self._waiting: WaitingLine[Entry] = WaitingLine()
         self._given: dict[str, Entry] = {}  # what the engine has, by key
         self._num_given = 0  # its requests, n counted each
         self._returning: deque[Entry] = deque()  # the next engine's, and nobody doubts them
@@ -46,12 +45,12 @@ class Dispatcher:
         return list(self._given.values())
 
     def add(self, entry: Entry, now_s: float) -> None:
-        self._waiting[entry.key] = entry
+        self._waiting.add(entry, now_s)
         self.feed(now_s)
 
     def remove(self, entry: Entry, now_s: float) -> None:
         """It has ended, or nobody wants it any more: the engine is told if it may still run it."""
-        self._waiting.pop(entry.key, None)
+        self._waiting.discard(entry.key)
         for line in (self._returning, self._suspects):
             if entry in line:
                 line.remove(entry)
@@ -72,7 +71,8 @@ class Dispatcher:
             self.feed(now_s)
 
     def engine_ready(self, send: Send, policy: SchedulingPolicy, max_requests: int, now_s: float) -> None:
-        self._send, self._policy, self._max_requests = send, policy, max_requests
+        self._send, self._max_requests = send, max_requests
+        self._waiting.order_by(policy, now_s)
         self.feed(now_s)
 
     def engine_lost(self, *, of_itself: bool) -> Entry | None:
@@ -99,7 +99,7 @@ class Dispatcher:
 
     def feed(self, now_s: float) -> None:
         """Give the engine what it can take."""
-        if self._send is None or self._policy is None:
+        if self._send is None:
             return
         while self._returning:
             self._give(self._returning.popleft())
@@ -108,17 +108,8 @@ class Dispatcher:
                 self._on_trial = self._suspects.popleft()
                 self._give(self._on_trial)
             return
-        room = self._max_requests + AHEAD - self._num_given
-        if room <= 0 or not self._waiting:
-            return
-        policy = self._policy
-        first = heapq.nsmallest(
-            room, self._waiting.values(), key=lambda entry: policy.admission_key(entry, now_s)
-        )
-        for entry in first:
-            if self._num_given >= self._max_requests + AHEAD:
-                return
-            del self._waiting[entry.key]
+        while self._waiting and self._num_given < self._max_requests + AHEAD:
+            entry = self._waiting.pop(now_s)
             self._on_start(entry)
             self._give(entry)
 

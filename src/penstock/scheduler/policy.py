@@ -26,12 +26,17 @@ class SchedulingPolicy(Protocol):
     """Asked by the scheduler once per waiting request and step, and once per preemption.
 
     Contract (tests/contracts/test_policies.py): pure functions of their arguments; no ties between
-    requests; a request that waits goes, after a finite time, before every newcomer of any given
+    requests; a request's key changes once at most, when `key_changes_s` says, so that a long queue need
+    not be sorted anew; a request that waits goes, after a finite time, before every newcomer of any given
     priority and length; `victim` is one of those it was given.
     """
 
     def admission_key(self, request: Candidate, now_s: float) -> AdmissionKey:
         """The waiting request with the smallest key goes first."""
+        ...
+
+    def key_changes_s(self, request: Candidate) -> float:
+        """From when on its key is another, and then for good. Infinity: never."""
         ...
 
     def victim(self, running: Sequence[Request]) -> Request:

@@ -1,5 +1,6 @@
 """First come, first served: the default."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,10 @@ class FirstComeFirstServed:
     def admission_key(self, request: Candidate, now_s: float) -> AdmissionKey:
         del now_s
         return (request.arrival_s, request.request_id)
+
+    def key_changes_s(self, request: Candidate) -> float:
+        del request
+        return math.inf
 
     def victim(self, running: Sequence[Request]) -> Request:
         return max(running, key=lambda r: (r.arrival_s, r.request_id))  # the newest has lost the least

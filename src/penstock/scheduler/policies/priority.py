@@ -1,5 +1,6 @@
 """Lower `priority` first, without starving the others."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,10 @@ class Priority:
     def admission_key(self, request: Candidate, now_s: float) -> AdmissionKey:
         del now_s
         return self._rank(request)
+
+    def key_changes_s(self, request: Candidate) -> float:
+        del request
+        return math.inf
 
     def victim(self, running: Sequence[Request]) -> Request:
         return max(running, key=self._rank)
