@@ -34,6 +34,20 @@ def test_what_comes_back_is_what_the_program_rounds_to(name, head_dim):
         assert back.tobytes() == round_to(rows, to=name, head_dim=head_dim).tobytes()
 
 
+@pytest.mark.parametrize("head_dim", [*HEAD_DIMS, 576])
+@pytest.mark.parametrize("name", CODECS)
+def test_latents_are_keys_alone(name, head_dim):
+    keys, values = random_rows(head_dim)
+    block = CODECS[name].encode(keys, None)
+    back, none = CODECS[name].decode(block, head_dim)
+
+    assert none is None
+    assert back.tobytes() == CODECS[name].decode(CODECS[name].encode(keys, values), head_dim)[0].tobytes()
+    token_bytes = CODECS[name].bytes_per_token(head_dim, has_values=False)
+    assert block.nbytes == BLOCK_TOKENS * token_bytes
+    assert 2 * token_bytes == CODECS[name].bytes_per_token(head_dim)
+
+
 @pytest.mark.parametrize("name", [name for name in CODECS if CODECS[name].exact])
 def test_an_exact_one_keeps_what_its_attention_computes_with(name):
     rows = random_rows(64)

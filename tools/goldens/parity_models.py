@@ -45,7 +45,7 @@ FALCON: dict[str, Any] = ROTARY | {"layer_norm_epsilon": 3e-5, "ffn_hidden_size"
 
 
 def rope(theta: float, **more: Any) -> dict[str, Any]:
-    return {"rope_parameters": {"rope_type": "default", "rope_theta": theta, **more}}
+    return {"rope_parameters": {"rope_type": "default", "rope_theta": theta} | more}
 
 
 # name -> (config class, its own arguments, prompt length)
@@ -252,6 +252,51 @@ MIXTURES: dict[str, tuple[Any, dict[str, Any], int]] = {
     ),
 }
 
+# Heads of latents, too, are whole panels.
+LATENTS: dict[str, Any] = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 3e-5,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 24,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 32,
+    "n_routed_experts": 8,
+    "moe_intermediate_size": 32,
+    "first_k_dense_replace": 1,
+}
+YARN = {"original_max_position_embeddings": 64, "factor": 8.0, "beta_fast": 4.0}
+LATENT_MODELS: dict[str, tuple[Any, dict[str, Any], int]] = {
+    "deepseek_v2": (
+        hf.DeepseekV2Config,
+        LATENTS
+        | {"q_lora_rank": 40, "topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2}
+        | {"num_experts_per_tok": 3, "n_shared_experts": 1, "routed_scaling_factor": 3.0}
+        | {"attention_bias": True}
+        | rope(1e4, rope_type="yarn", mscale=0.7, mscale_all_dim=1.2, **YARN),
+        70,
+    ),
+    "deepseek_v2_lite": (
+        hf.DeepseekV2Config,
+        LATENTS
+        | {"q_lora_rank": None, "num_experts_per_tok": 2, "n_shared_experts": 2}
+        | rope(1e4, rope_type="yarn", mscale=0.707, mscale_all_dim=0.707, **YARN),
+        70,
+    ),
+    "deepseek_v3": (
+        hf.DeepseekV3Config,
+        LATENTS
+        | {"q_lora_rank": 40, "n_group": 4, "topk_group": 2, "num_experts_per_tok": 3}
+        | {"n_shared_experts": 1, "routed_scaling_factor": 2.5}
+        | rope(1e4, rope_type="yarn", mscale=1.0, mscale_all_dim=1.0, **YARN),
+        70,
+    ),
+}
+
 # name -> (config class, its arguments, prompt length, max_context)
 MODELS: dict[str, tuple[Any, dict[str, Any], int, int]] = {
     "llama2": (hf.LlamaConfig, SMALL | {"num_key_value_heads": 4}, 48, 512),
@@ -340,4 +385,5 @@ MODELS: dict[str, tuple[Any, dict[str, Any], int, int]] = {
     ),
     **{name: (kind, TINY | own, length, 512) for name, (kind, own, length) in TINY_MODELS.items()},
     **{name: (kind, TINY | own, length, 512) for name, (kind, own, length) in MIXTURES.items()},
+    **{name: (kind, TINY | own, length, 512) for name, (kind, own, length) in LATENT_MODELS.items()},
 }

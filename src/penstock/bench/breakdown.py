@@ -108,7 +108,7 @@ def _bytes(program: Program, call: Call, matrix: WeightUse | None, shape: Shape)
         (kv,) = (layer for layer in program.kv_layers if f"kv.{layer.layer}" in call.inputs)
         window = program.kv_groups[kv.group].window
         num_tokens = shape.context if window is None else min(shape.context, window)
-        token_bytes = 2 * kv.num_kv_heads * kv.head_dim * KV_ELEMENT_BYTES[kv.dtype]
+        token_bytes = kv.values_per_token * KV_ELEMENT_BYTES[kv.dtype]
         return float(shape.num_requests * num_tokens * token_bytes)
     if matrix is None or (call.output == "logits" and not shape.num_logit_rows):
         return 0.0

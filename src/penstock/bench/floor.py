@@ -67,5 +67,5 @@ def _kv_bytes(program: Program, num_requests: int, context: int) -> float:
     for kv in program.kv_layers:
         window = program.kv_groups[kv.group].window
         num_tokens = context if window is None else min(context, window)
-        moved += 2 * kv.num_kv_heads * kv.head_dim * element_bytes[kv.dtype] * num_tokens
+        moved += kv.values_per_token * element_bytes[kv.dtype] * num_tokens
     return float(moved * num_requests)

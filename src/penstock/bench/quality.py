@@ -77,7 +77,8 @@ def compared(
         setting=setting,
         weight_bytes=loaded.plan.weight_bytes,
         kv_bytes_per_token=sum(
-            layer.num_kv_heads * codec.bytes_per_token(layer.head_dim) for layer in loaded.program.kv_layers
+            layer.num_kv_heads * codec.bytes_per_token(layer.head_dim, has_values=not layer.latent_dim)
+            for layer in loaded.program.kv_layers
         ),
         kl=float((np.exp(exact) * (exact - rows)).sum(axis=1).mean()),
         top1=float((exact.argmax(axis=1) == rows.argmax(axis=1)).mean()),

@@ -202,9 +202,7 @@ def _facts(spec: ModelSpec, checkpoint: Checkpoint) -> Facts:
             from penstock.backends.cpu.lower import BLOCK_TOKENS, block_bytes
 
             return [block_bytes(layer) // BLOCK_TOKENS for layer in program.kv_layers]
-        return [
-            2 * layer.num_kv_heads * layer.head_dim * 4 for layer in program.kv_layers
-        ]  # numpy holds fp32
+        return [4 * layer.values_per_token for layer in program.kv_layers]  # numpy holds fp32
 
     native_isa, refusals = None, []
     if isas():
@@ -232,7 +230,7 @@ def _executor(
         return load(
             checkpoint,
             _wanted(program),
-            is_inert=lambda name: names.is_inert(name, tie_embeddings=program.spec.tie_embeddings),
+            is_inert=lambda name: names.is_inert(name, program.spec),
             pack=pack,
             pack_codes=pack_codes,
             cache=env.cache_dir() if config.pack_cache else None,

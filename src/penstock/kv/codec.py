@@ -31,18 +31,21 @@ class KVCodec(Protocol):
         """The name in CODECS, and what `ops.rounding.round_to` takes as `to`."""
         ...
 
-    def bytes_per_token(self, head_dim: int) -> int:
+    def bytes_per_token(self, head_dim: int, *, has_values: bool = True) -> int:
         """Bytes of one token's key and value in one head: scales and the padding of dims included."""
         ...
 
-    def encode(self, keys: NDArray[np.float32], values: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """The 64 * bytes_per_token bytes of one head's block. Modifies nothing."""
+    def encode(self, keys: NDArray[np.float32], values: NDArray[np.float32] | None) -> NDArray[np.uint8]:
+        """The 64 * bytes_per_token bytes of one head's block: keys, then values. Modifies nothing.
+
+        Latents (MLA) have no values of their own: they are the first dims of the keys, as they come back.
+        """
         ...
 
     def decode(
         self, block: NDArray[np.uint8], head_dim: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Keys and values that attention computes with."""
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Keys and values that attention computes with; None where the block is as long as keys alone."""
         ...
 
 
@@ -63,20 +66,25 @@ def padded(rows: NDArray[np.float32]) -> NDArray[np.float32]:
 Codes = NDArray[np.generic]  # of any type: layouts move elements and do not look at them
 
 
-def interleave(keys: Codes, values: Codes) -> tuple[Codes, Codes]:
-    """[P,D] each, as two-element operands of a tile product.
+def interleave_keys(keys: Codes) -> Codes:
+    """[P,D] as two-element operands of a tile product.
 
-    K [4 groups of 16 tokens][D/32][16 pairs of dims][16 tokens][2 dims]
-    V [2 groups of 32 tokens][D/16][16 pairs of tokens][16 dims][2 tokens]
+    [4 groups of 16 tokens][D/32][16 pairs of dims][16 tokens][2 dims]
     """
-    dims = keys.shape[1]
-    k = keys.reshape(4, 16, dims // 32, 16, 2).transpose(0, 2, 3, 1, 4)
-    v = values.reshape(2, 16, 2, dims // 16, 16).transpose(0, 3, 1, 4, 2)
-    return np.ascontiguousarray(k).reshape(-1), np.ascontiguousarray(v).reshape(-1)
+    k = keys.reshape(4, 16, keys.shape[1] // 32, 16, 2).transpose(0, 2, 3, 1, 4)
+    return np.ascontiguousarray(k).reshape(-1)
 
 
-def uninterleave(keys: Codes, values: Codes, dims: int) -> tuple[Codes, Codes]:
-    """The inverse of `interleave`; `dims` is padded."""
-    k = keys.reshape(4, dims // 32, 16, 16, 2).transpose(0, 3, 1, 2, 4).reshape(BLOCK_TOKENS, dims)
-    v = values.reshape(2, dims // 16, 16, 16, 2).transpose(0, 2, 4, 1, 3).reshape(BLOCK_TOKENS, dims)
-    return k, v
+def interleave_values(values: Codes) -> Codes:
+    """The same of values: [2 groups of 32 tokens][D/16][16 pairs of tokens][16 dims][2 tokens]."""
+    v = values.reshape(2, 16, 2, values.shape[1] // 16, 16).transpose(0, 3, 1, 4, 2)
+    return np.ascontiguousarray(v).reshape(-1)
+
+
+def uninterleave_keys(keys: Codes, dims: int) -> Codes:
+    """The inverse; `dims` is padded."""
+    return keys.reshape(4, dims // 32, 16, 16, 2).transpose(0, 3, 1, 2, 4).reshape(BLOCK_TOKENS, dims)
+
+
+def uninterleave_values(values: Codes, dims: int) -> Codes:
+    return values.reshape(2, dims // 16, 16, 16, 2).transpose(0, 2, 4, 1, 3).reshape(BLOCK_TOKENS, dims)

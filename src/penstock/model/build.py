@@ -5,15 +5,24 @@ Writes the plain program: one op per step of the arithmetic, every rounding poin
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
+from penstock.model.latent import latent_attention
 from penstock.model.mlp import Arithmetic, experts, mlp, project
 from penstock.model.program import Builder, KVLayer, Program
 from penstock.model.rope import rope_tables
-from penstock.model.spec import AttentionSpec, LayerSpec, ModelSpec, MoESpec, NormSpec, RopeSpec
+from penstock.model.spec import (
+    AttentionSpec,
+    LatentAttentionSpec,
+    LayerSpec,
+    ModelSpec,
+    MoESpec,
+    NormSpec,
+    RopeSpec,
+)
 from penstock.ops.attention import attention, kv_write
 from penstock.ops.embedding import embed, take_rows
 from penstock.ops.linear import linear
@@ -56,15 +65,15 @@ def build(
     `own_formats`: of matrices (by canonical name) that the checkpoint stores as integer codes.
     """
     b = Builder(spec, max_context, own_formats)
-    formats = _Formats(weight_format, kv_dtype, activations)
+    how = Arithmetic(weight_format, operand_of(weight_format, activations), kv_dtype)
     tables = _rope_constants(b, spec, max_context)
     groups = {layer: index for index, group in enumerate(spec.kv_groups()) for layer in group.layers}
 
     x = _embedding(b, spec)
     for index, layer in enumerate(spec.layers):
         b.scope(f"layers.{index}.")
-        kv = KVLayer(index, groups[index], layer.attention.num_kv_heads, layer.attention.head_dim, kv_dtype)
-        x = _layer(b, layer, formats, x, kv=kv, table=tables.get(layer.attention.rope))
+        kv = _kv_layer(index, groups[index], layer.mixer, kv_dtype)
+        x = _layer(b, layer, how, x, kv=kv, table=tables.get(layer.mixer.rope))
     b.scope("")
 
     rows = b("last_rows", take_rows, x, "step.logit_rows")
@@ -84,26 +93,16 @@ def build(
     return b.finish()
 
 
-@dataclass(frozen=True, slots=True)
-class _Formats:
-    linear: str
-    kv: str
-    activations: str
-
-    @property
-    def operand(self) -> str:
-        return operand_of(self.linear, self.activations)
-
-    @property
-    def attention(self) -> str:
-        return "float32" if self.kv == "float32" else "bfloat16"
+def _kv_layer(index: int, group: int, mixer: AttentionSpec | LatentAttentionSpec, dtype: str) -> KVLayer:
+    latent_dim = mixer.latent_dim if isinstance(mixer, LatentAttentionSpec) else 0
+    return KVLayer(index, group, mixer.num_kv_heads, mixer.head_dim, dtype, latent_dim)
 
 
 def _rope_constants(b: Builder, spec: ModelSpec, max_context: int) -> dict[RopeSpec | None, tuple[str, str]]:
     """Names of the cos and sin tables of every rope in the model."""
     tables: dict[RopeSpec | None, tuple[str, str]] = {}
     for layer in spec.layers:
-        rope_spec = layer.attention.rope
+        rope_spec = layer.mixer.rope
         if rope_spec is not None and rope_spec not in tables:
             cos, sin = rope_tables(rope_spec, max_context)
             name = f"rope.{len(tables)}"
@@ -124,14 +123,18 @@ def _embedding(b: Builder, spec: ModelSpec) -> str:
 
 
 def _layer(
-    b: Builder, spec: LayerSpec, formats: _Formats, x: str, *, kv: KVLayer, table: tuple[str, str] | None
+    b: Builder, spec: LayerSpec, how: Arithmetic, x: str, *, kv: KVLayer, table: tuple[str, str] | None
 ) -> str:
     """One decoder block: the residual stream after it."""
     h = _normed(b, "attn", spec, x)
-    h = shared = b("attn.in", operand, h, to=formats.operand)
-    y = _attention(b, spec, formats, h, kv=kv, table=table)
+    h = shared = b("attn.in", operand, h, to=how.operand)
+    how = replace(how, scale=spec.residual_scale)
+    if isinstance(spec.mixer, LatentAttentionSpec):
+        assert table is not None, "a part of every key turns"
+        y = latent_attention(b, spec.mixer, how, h, kv=kv, table=table)
+    else:
+        y = _attention(b, spec.mixer, how, h, kv=kv, table=table)
     after = _joined(b, "attn", spec, x, y)
-    how = Arithmetic(formats.linear, formats.operand, spec.residual_scale)
     if isinstance(spec.mlp, MoESpec):
         assert not spec.is_parallel, "no model has experts beside its attention"
         y = experts(b, spec.mlp, _normed(b, "mlp", spec, after), how)
@@ -139,7 +142,7 @@ def _layer(
         y = mlp(b, spec.mlp, shared, how)
     else:
         h = _normed(b, "mlp", spec, x if spec.is_parallel else after)
-        y = mlp(b, spec.mlp, b("mlp.in", operand, h, to=formats.operand), how)
+        y = mlp(b, spec.mlp, b("mlp.in", operand, h, to=how.operand), how)
     return _joined(b, "mlp", spec, after, y)
 
 
@@ -171,19 +174,24 @@ def _norm_attrs(spec: NormSpec) -> dict[str, float | str]:
 
 
 def _attention(
-    b: Builder, layer: LayerSpec, formats: _Formats, h: str, *, kv: KVLayer, table: tuple[str, str] | None
+    b: Builder,
+    spec: AttentionSpec,
+    how: Arithmetic,
+    h: str,
+    *,
+    kv: KVLayer,
+    table: tuple[str, str] | None,
 ) -> str:
-    spec = layer.attention
     width, kv_width = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
     q, k, v = (
-        project(b, f"attn.{name}", h, (n, b.hidden_size), formats.linear, has_bias=spec.qkv_bias)
+        project(b, f"attn.{name}", h, (n, b.hidden_size), how.weight_format, has_bias=spec.qkv_bias)
         for name, n in (("q", width), ("k", kv_width), ("v", kv_width))
     )
     q = _positioned(b, "attn.q", spec, q, width, table)
     k = _positioned(b, "attn.k", spec, k, kv_width, table)
     q, k, v = (
         b(f"attn.{name}_rounded", round_to, value, to=to, head_dim=spec.head_dim)
-        for name, value, to in (("q", q, formats.attention), ("k", k, formats.kv), ("v", v, formats.kv))
+        for name, value, to in (("q", q, how.attention), ("k", k, how.kv), ("v", v, how.kv))
     )
     where = ("step.row_request", f"step.block_table.{kv.group}")
     slopes = b.constant(f"slopes.{kv.layer}", np.array(spec.slopes, np.float32)) if spec.slopes else None
@@ -206,11 +214,11 @@ def _attention(
         scale=spec.scale,
         window=spec.window,
         softcap=spec.softcap,
-        to=formats.attention,
+        to=how.attention,
     )
-    y = b("attn.out", operand, y, to=formats.operand)
-    shape, scale = (b.hidden_size, width), layer.residual_scale
-    return project(b, "attn.o", y, shape, formats.linear, has_bias=spec.o_bias, scale=scale)
+    y = b("attn.out", operand, y, to=how.operand)
+    shape = (b.hidden_size, width)
+    return project(b, "attn.o", y, shape, how.weight_format, has_bias=spec.o_bias, scale=how.scale)
 
 
 def _positioned(

@@ -134,6 +134,51 @@ def read_experts(
     return MoESpec(num_experts, top_k, size, **more)
 
 
+def read_grouped_experts(
+    config: ConfigReader, groups: tuple[int, int] | None, *, scale: float = 1.0, **more: Any
+) -> MoESpec:  # Any: further fields
+    """Experts as DeepSeek spells them: chosen from the best of their groups, some shared by all rows.
+
+    `groups`: by default so many, and so many of them kept; None: they do not count.
+    """
+    width = config.get("moe_intermediate_size", int, most=MAX_WIDTH)
+    num_groups = groups_kept = 1
+    if groups is not None:
+        num_groups = config.get("n_group", int, groups[0], most=MAX_EXPERTS)
+        groups_kept = config.get("topk_group", int, min(groups[1], num_groups), most=num_groups)
+    config.ignore("n_group", "topk_group", why="read above, where groups count")
+    experts = read_experts(
+        config,
+        width,
+        count="n_routed_experts",
+        scale=config.get("routed_scaling_factor", float, scale, least=1e-6, most=1e6),
+        num_groups=num_groups,
+        groups_kept=groups_kept,
+        shared_size=width * config.get("n_shared_experts", int, 1, least=0, most=64),
+        **more,
+    )
+    kept = groups_kept * (experts.num_experts // num_groups)
+    if experts.num_experts % num_groups or kept < experts.top_k:
+        raise config.refuse(
+            "n_group", f"is {num_groups}, which does not divide the experts or leaves too few"
+        )
+    return experts
+
+
+def read_first_dense(config: ConfigReader, default: int) -> range:
+    """Layers with a plain MLP: the first `first_k_dense_replace`."""
+    return range(config.get("first_k_dense_replace", int, default, least=0, most=MAX_LAYERS))
+
+
+def read_draft_layers(config: ConfigReader) -> int:
+    """How many layers after the last guess further tokens: not run here, and not missed."""
+    counts = [config.find(key, int, least=0, most=MAX_LAYERS) for key in _DRAFT_KEYS]
+    return max((count for count in counts if count is not None), default=1)
+
+
+_DRAFT_KEYS: Final = ("num_nextn_predict_layers", "num_mtp_layers")
+
+
 def read_dense_layers(config: ConfigReader, num_layers: int) -> set[int]:
     """Layers with a plain MLP: `mlp_only_layers`, and all but every `decoder_sparse_step`-th."""
     step = config.get("decoder_sparse_step", int, 1, most=MAX_LAYERS)

@@ -15,11 +15,17 @@ from penstock.ops.rounding import operand
 
 @dataclass(frozen=True, slots=True)
 class Arithmetic:
-    """What a half computes with: its matrices, the operands they read, a factor of what it makes."""
+    """What a half computes with: its matrices, operands, the cache, a factor of what it makes."""
 
     weight_format: str
     operand: str
-    scale: float
+    kv: str
+    scale: float = 1.0
+
+    @property
+    def attention(self) -> str:
+        """What attention computes with."""
+        return "float32" if self.kv == "float32" else "bfloat16"
 
 
 def project(

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from penstock.model.spec import ModelSpec
+
 
 @dataclass(frozen=True, eq=False)
 class Names:
@@ -26,6 +28,7 @@ class Names:
     inert: tuple[str, ...] = ()  # patterns of tensors that may be skipped
     is_grouped: bool = False  # fused q, k, v: the queries of a KV head, its key, its value; then the next one
     transposed: tuple[str, ...] = ()  # patterns of matrices stored as [K,N]
+    turned: tuple[str, ...] = ()  # canonical names of fused parts that hold [K,N] of every head
     flattened: tuple[str, ...] = ()  # patterns of vectors stored with two dims
     renamed: Mapping[str, str] = field(default_factory=dict)  # in the middle of names of some checkpoints
     optional_prefix: str = ""  # of all names but lm_head; some files of the lineage leave it out
@@ -60,9 +63,12 @@ class Names:
                 return f"layers.{match[1]}.{canonical.replace('*', expert)}"
         return None
 
-    def is_inert(self, name: str, *, tie_embeddings: bool = False) -> bool:
+    def is_inert(self, name: str, spec: ModelSpec) -> bool:
         """Whether a tensor may be there and be skipped. With tied embeddings a stored lm_head is a copy."""
-        if tie_embeddings and name == self.top.get("lm_head"):
+        if spec.tie_embeddings and name == self.top.get("lm_head"):
+            return True
+        drafting = range(spec.num_layers, spec.num_layers + spec.num_draft_layers)
+        if any(name.startswith(self.layer_prefix.format(layer)) for layer in drafting):
             return True
         return any(re.fullmatch(pattern, name) for pattern in self.inert)
 
@@ -144,4 +150,22 @@ HF_EXPERTS: Final = replace(  # beside the MLP of HF_LLAMA, which layers without
         _EXPERTS,
     ),
     stacked=stacked_experts("mlp.experts", _EXPERTS),
+)
+_SHARED_EXPERTS: Final = plain(
+    **{f"mlp__shared__{p}": f"mlp.shared_experts.{p}_proj" for p in ("gate", "up", "down")}
+)
+HF_GROUPED_EXPERTS: Final = with_layer(  # as DeepSeek-V3 spells them
+    HF_EXPERTS, {"mlp.correction": "mlp.gate.e_score_correction_bias"}, _SHARED_EXPERTS
+)
+HF_LATENTS: Final = replace(  # latent attention, and those experts
+    with_layer(
+        HF_GROUPED_EXPERTS,
+        fused("self_attn.q_proj", "attn.q_nope", "attn.q_rope"),
+        fused("self_attn.kv_a_proj_with_mqa", "attn.latent", "attn.k_rope"),
+        fused("self_attn.kv_b_proj", "attn.k_up", "attn.v_up"),
+        plain(attn__q_low="self_attn.q_a_proj", attn__q_low_norm="self_attn.q_a_layernorm"),
+        plain(attn__latent_norm="self_attn.kv_a_layernorm"),
+    ),
+    renamed={".self_attn.q_b_proj.": ".self_attn.q_proj."},  # where queries come out of a low rank
+    turned=("attn.k_up",),
 )

@@ -58,6 +58,12 @@ class KVLayer:
     num_kv_heads: int
     head_dim: int
     dtype: str  # a KV codec: float32 | bfloat16 | int8
+    latent_dim: int = 0  # not 0: keys alone, whose first dims are the values
+
+    @property
+    def values_per_token(self) -> int:
+        """How many numbers it holds of a token."""
+        return self.num_kv_heads * self.head_dim * (1 if self.latent_dim else 2)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -94,7 +100,7 @@ class Program:
         for use in self.weights.values():
             digest.update(json.dumps([use.name, use.sources, use.shape, use.format]).encode())
         for layer in self.kv_layers:
-            digest.update(json.dumps([layer.layer, layer.group, layer.dtype]).encode())
+            digest.update(json.dumps([layer.layer, layer.group, layer.dtype, layer.latent_dim]).encode())
         for name, value in self.constants.items():
             digest.update(name.encode() + value.tobytes())
         return digest.hexdigest()
@@ -158,7 +164,10 @@ def _bind(call: Call, shapes: Mapping[str, tuple[int, ...]], sizes: Sizes) -> di
         bound["D"] = call.attrs["head_dim"]
         if "num_heads" in call.attrs:
             bound["Q"] = call.attrs["num_heads"] * bound["D"]
-            bound["C"] = call.attrs["num_kv_heads"] * bound["D"]
+            bound["C"] = call.attrs.get("num_kv_heads", 1) * bound["D"]
+            latent_dim = call.attrs.get("latent_dim", 0)
+            bound["O"] = call.attrs["num_heads"] * (latent_dim or bound["D"])
+            bound["E"] = bound["C"] * (1 if latent_dim else 2)
     for operand, name in zip(call.op.inputs, call.inputs, strict=True):
         shape = shapes.get(name) if name is not None else None
         for dim, size in zip(operand.dims or (), shape or (), strict=False):

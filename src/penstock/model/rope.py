@@ -65,6 +65,15 @@ def attention_factor(spec: RopeSpec) -> float:
     return 1.0
 
 
+def attention_scale(spec: RopeSpec) -> float:
+    """A factor of the scores, where yarn scales all dims of a head and not only those that turn; else 1."""
+    if spec.kind != "yarn" or not spec.mscale_all_dim:
+        return 1.0
+    with localcontext() as context:
+        context.prec = _DIGITS
+        return float(_mscale(spec, spec.mscale_all_dim) ** 2)
+
+
 def _mscale(spec: RopeSpec, mscale: float) -> Decimal:
     if spec.factor <= 1:
         return Decimal(1)

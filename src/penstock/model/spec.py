@@ -4,6 +4,7 @@ A new combination of what is here is only a family file; a new kind of mixer is 
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,36 @@ class AttentionSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class LatentAttentionSpec:
+    """Attention whose keys and values are products of one latent per token (MLA, arXiv:2405.04434).
+
+    The cache holds the latent, normed, and beside it a key of `rope_dim` that turns and that all heads share.
+    Per head: query [nope | rope], key [k_up latent | shared key], value v_up latent. With `query_rank`,
+    queries are products of a normed latent of their own.
+    """
+
+    num_heads: int
+    latent_dim: int
+    nope_dim: int  # of a query and a key, without positions
+    rope_dim: int
+    value_dim: int
+    scale: float  # of the scores
+    norm: NormSpec  # of the low ranks
+    rope: RopeSpec
+    query_rank: int | None = None
+    bias: bool = False  # of the products that make latents, and of the output
+
+    num_kv_heads: ClassVar[int] = 1
+    window: ClassVar[int | None] = None
+    is_causal: ClassVar[bool] = True
+
+    @property
+    def head_dim(self) -> int:
+        """What the cache holds of a token: all heads read the same."""
+        return self.latent_dim + self.rope_dim
+
+
+@dataclass(frozen=True, slots=True)
 class MLPSpec:
     """down(act(gate(x)) * up(x)), or down(act(up(x))) where nothing gates."""
 
@@ -111,13 +142,13 @@ class MoESpec:
 
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
-    """x + attention(norm(x)), then x + mlp(norm(x)); norms of the inputs, of the outputs, or of both.
+    """x + mixer(norm(x)), then x + mlp(norm(x)); norms of the inputs, of the outputs, or of both.
 
-    Parallel: x + attention(norm(x)) + mlp(norm(x)), by two norms or one. What is added to x is multiplied
+    Parallel: x + mixer(norm(x)) + mlp(norm(x)), by two norms or one. What is added to x is multiplied
     by `residual_scale` first.
     """
 
-    attention: AttentionSpec
+    mixer: AttentionSpec | LatentAttentionSpec
     mlp: MLPSpec | MoESpec
     norm: NormSpec
     norm_inputs: bool = True
@@ -126,13 +157,20 @@ class LayerSpec:
     shares_norm: bool = False  # of a parallel layer
     residual_scale: float = 1.0
 
+    @property
+    def attention(self) -> AttentionSpec:
+        """The mixer, of a layer that keeps keys and values."""
+        assert isinstance(self.mixer, AttentionSpec), "this layer keeps something else"
+        return self.mixer
+
 
 @dataclass(frozen=True, slots=True)
 class KVGroupSpec:
-    """Layers that keep the same tokens: all of them (`window` None), or the last `window`."""
+    """Layers that keep the same of the same tokens: all of them (`window` None), or the last `window`."""
 
     layers: tuple[int, ...]
     window: int | None
+    latent_dim: int = 0  # 0: keys and values; else latents of this width, and a key that turns beside each
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +189,7 @@ class ModelSpec:
     logit_scale: float = 1.0
     logit_softcap: float | None = None  # logits become softcap * tanh(logit / softcap)
     dtype: str | None = None  # float32 | float16 | bfloat16; None: config.json does not say
+    num_draft_layers: int = 0  # after the last, in the checkpoint alone: they guess further tokens
     architecture: str = ""  # as config.json names it; the family's name in FAMILIES
 
     @property
@@ -158,8 +197,10 @@ class ModelSpec:
         return len(self.layers)
 
     def kv_groups(self) -> tuple[KVGroupSpec, ...]:
-        """Layers by retention, in order of first appearance."""
-        groups: dict[int | None, list[int]] = {}
+        """Layers by what they keep, in order of first appearance."""
+        groups: dict[tuple[int | None, int], list[int]] = {}
         for index, layer in enumerate(self.layers):
-            groups.setdefault(layer.attention.window, []).append(index)
-        return tuple(KVGroupSpec(tuple(layers), window) for window, layers in groups.items())
+            mixer = layer.mixer
+            latent_dim = mixer.latent_dim if isinstance(mixer, LatentAttentionSpec) else 0
+            groups.setdefault((mixer.window, latent_dim), []).append(index)
+        return tuple(KVGroupSpec(tuple(layers), *kind) for kind, layers in groups.items())

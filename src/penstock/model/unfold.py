@@ -14,13 +14,14 @@ import numpy as np
 
 from penstock.errors import ModelLoadError
 from penstock.model.names import Names
-from penstock.model.spec import LayerSpec, ModelSpec, MoESpec
+from penstock.model.spec import LatentAttentionSpec, LayerSpec, ModelSpec, MoESpec
 
 Tensor = (
     Any  # an array of the checkpoint's dtype, or codes that a reader found, which are passed on as they are
 )
 
 _PART: Final = re.compile(r"(.+)\[(.+)\]")
+_OF_EACH_HEAD: Final = frozenset({"attn.q_nope", "attn.q_rope", "attn.k_up", "attn.v_up"})
 
 
 def unfold(tensors: Mapping[str, Tensor], names: Names, spec: ModelSpec) -> Mapping[str, Tensor]:
@@ -73,11 +74,10 @@ class _Unfolded(Mapping[str, Tensor]):
                 begin = rows_before.get(match[1], 0)
                 end = begin + _rows(match[2], layer)
                 rows_before[match[1]] = end
-                groups = layer.attention.num_kv_heads if self._names.is_grouped else 1
-                whole = self._makers[prefix + match[1]]
-                self._makers[prefix + name] = partial(
-                    _part, whole, name, groups, begin // groups, end // groups
-                )
+                whole, groups = self._makers[prefix + match[1]], self._groups(match[2], layer)
+                part = partial(_part, whole, name, groups, begin // groups, end // groups)
+                is_turned = canonical in self._names.turned
+                self._makers[prefix + name] = partial(_turned, part, groups) if is_turned else part
             elif "{}" in name:
                 self._stack(prefix + name, _rows(canonical, layer) // layer.attention.head_dim)
         for tensor, rows in rows_before.items():
@@ -88,6 +88,12 @@ class _Unfolded(Mapping[str, Tensor]):
                     f"tensor {prefix + tensor} has shape {list(shape)}, config.json wants {rows} rows; "
                     "weights and config belong to different models.",
                 )
+
+    def _groups(self, part: str, layer: LayerSpec) -> int:
+        """Among how many heads the parts of a tensor take turns."""
+        if part in _OF_EACH_HEAD:
+            return layer.mixer.num_heads
+        return layer.mixer.num_kv_heads if self._names.is_grouped else 1
 
     def _unstack(self, prefix: str, num_experts: int) -> None:
         """Put a tensor for each expert, and each part of it, in the place of the one that holds them all."""
@@ -131,6 +137,12 @@ def _part(whole: Callable[[], Tensor], name: str, groups: int, begin: int, end: 
     return grouped[:, begin:end].reshape(-1, *tensor.shape[1:])
 
 
+def _turned(part: Callable[[], Tensor], groups: int) -> Tensor:
+    """Every head's matrix transposed, those of all heads under each other."""
+    stored = part()
+    return stored.reshape(groups, -1, stored.shape[1]).swapaxes(1, 2).reshape(-1, len(stored) // groups)
+
+
 def _of_expert(whole: Callable[[], Tensor], name: str, expert: int, begin: int, end: int) -> Tensor:
     """Rows [begin, end) of one expert, where they lie."""
     return _array(whole(), name)[expert, begin:end]
@@ -138,8 +150,22 @@ def _of_expert(whole: Callable[[], Tensor], name: str, expert: int, begin: int, 
 
 def _rows(canonical: str, layer: LayerSpec) -> int:
     """How many rows a weight of a layer has; of a norm of queries or keys, how many values."""
-    attention = layer.attention
     if canonical in {"mlp.gate", "mlp.up"}:
         return layer.mlp.intermediate_size
+    if isinstance(layer.mixer, LatentAttentionSpec):
+        return _rows_of_latents(canonical, layer.mixer)
+    attention = layer.attention
     heads = attention.num_heads if canonical in {"attn.q", "attn.q_norm"} else attention.num_kv_heads
     return heads * attention.head_dim
+
+
+def _rows_of_latents(canonical: str, spec: LatentAttentionSpec) -> int:
+    """The same where keys and values are latents, as stored."""
+    return {
+        "attn.q_nope": spec.num_heads * spec.nope_dim,
+        "attn.q_rope": spec.num_heads * spec.rope_dim,
+        "attn.latent": spec.latent_dim,
+        "attn.k_rope": spec.rope_dim,
+        "attn.k_up": spec.num_heads * spec.nope_dim,
+        "attn.v_up": spec.num_heads * spec.value_dim,
+    }[canonical]

@@ -15,10 +15,13 @@ SPLIT_TOKENS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class KVBlocks:
-    """One layer's keys and values as the references hold them: X blocks of P tokens, C values each."""
+    """One layer's keys and values as the references hold them: X blocks of P tokens, C values each.
+
+    Latents are keys whose first dims are the values: then `values` is a view of `keys`.
+    """
 
     keys: Array  # [X,P,C] float32
-    values: Array  # [X,P,C]
+    values: Array  # [X,P,C], of latents [X,P,latent_dim]
 
     @property
     def block_size(self) -> int:
@@ -26,33 +29,35 @@ class KVBlocks:
 
 
 @op(
-    dims="k[T,C], v[T,C], kv, slots[T]:S, row_request[T]:B, block_table[B,M]:X -> kv",
+    dims="k[T,C], v[T,C]?, kv, slots[T]:S, row_request[T]:B, block_table[B,M]:X -> kv",
     tolerance={"float32": 0.0, "bfloat16": 0.0},
     flops=lambda _: 0,
     traffic=lambda d, w: 2 * d["T"] * d["C"] * (4 + w.get("kv", 4)),
     mutates=("kv",),
 )
 def kv_write(
-    k: Array, v: Array, kv: KVBlocks, slots: Array, row_request: Array, block_table: Array
+    k: Array, v: Array | None, kv: KVBlocks, slots: Array, row_request: Array, block_table: Array
 ) -> KVBlocks:
     """Put every row's key and value where its request's block table says; returns `kv`, written in place.
 
-    A slot is the row's position, but for drafts of a tree, which lie one after the other.
+    A slot is the row's position, but for drafts of a tree, which lie one after the other. Latents have no
+    values of their own.
     """
     block_ids = block_table[row_request, slots // kv.block_size]
     kv.keys[block_ids, slots % kv.block_size] = k
-    kv.values[block_ids, slots % kv.block_size] = v
+    if v is not None:
+        kv.values[block_ids, slots % kv.block_size] = v
     return kv
 
 
 @op(
     dims=(
         "q[T,Q], kv, positions[T]:S, row_request[T]:B, block_table[B,M]:X, path[T,J]:S?,"
-        " context_len[B]:S?, sinks[h]?, slopes[h]? -> y[T,Q]"
+        " context_len[B]:S?, sinks[h]?, slopes[h]? -> y[T,O]"
     ),
     tolerance={"float32": 1e-5, "bfloat16": 2**-7},
-    flops=lambda d: 4 * d["T"] * d["S"] * d["Q"],
-    traffic=lambda d, w: 8 * d["T"] * d["Q"] + 2 * d["B"] * d["S"] * d["C"] * w.get("kv", 4),
+    flops=lambda d: 2 * d["T"] * d["S"] * (d["Q"] + d["O"]),
+    traffic=lambda d, w: 4 * d["T"] * (d["Q"] + d["O"]) + d["B"] * d["S"] * d["E"] * w.get("kv", 4),
 )
 def attention(
     q: Array,
@@ -68,6 +73,7 @@ def attention(
     num_heads: int,
     num_kv_heads: int,
     head_dim: int,
+    latent_dim: int = 0,
     scale: float,
     window: int | None,
     softcap: float | None,
@@ -76,6 +82,8 @@ def attention(
     """Each row over its request's positions 0..p (the last `window` of them, if there is one).
 
         y = softmax(q k^T * scale) v, one key head for num_heads / num_kv_heads query heads
+
+    Values are as wide as keys; with `latent_dim` they are the first `latent_dim` dims of the keys.
 
     `path`: the slots of the last J positions that a row reads, its own last; without it, a key lies at its
     position. With `context_len` attention goes both ways: over all positions of the request, those nearer
@@ -86,7 +94,8 @@ def attention(
     In splits of 512 tokens: probabilities are taken relative to the split's maximum, rounded by `to`,
     and summed as rounded, so that the weights used sum to one. Splits are merged in ascending order.
     """
-    y = np.empty_like(q)
+    value_dim = latent_dim or head_dim
+    y = np.empty((len(q), num_heads * value_dim), np.float32)
     for t, position in enumerate(positions):
         first = 0 if window is None else max(0, int(position) - window + 1)
         end = int(position) + 1
@@ -95,13 +104,13 @@ def attention(
             end = whole if window is None else min(whole, int(position) + window)
         blocks = block_table[row_request[t]]
         query = q[t].reshape(num_kv_heads, num_heads // num_kv_heads, head_dim)
-        total, peak, out = _row_start(query)
+        total, peak, out = _row_start(query, value_dim)
         for begin in range(first // SPLIT_TOKENS * SPLIT_TOKENS, end, SPLIT_TOKENS):
             tokens = np.arange(max(begin, first), min(begin + SPLIT_TOKENS, end))
             slots = tokens if path is None else _slots(tokens, int(position), path[t])
             place = blocks[slots // kv.block_size], slots % kv.block_size
             keys = kv.keys[place].reshape(-1, num_kv_heads, 1, head_dim)
-            values = kv.values[place].reshape(-1, num_kv_heads, 1, head_dim)
+            values = kv.values[place].reshape(-1, num_kv_heads, 1, value_dim)
             scores = (keys * query).sum(axis=-1) * np.float32(scale)
             if softcap is not None:
                 scores = np.float32(softcap) * np.tanh(scores / np.float32(softcap))
@@ -131,7 +140,8 @@ def _slots(tokens: Array, position: int, path: Array) -> Array:
     return np.where(is_near, path[np.where(is_near, len(path) - 1 - from_end, 0)], tokens)
 
 
-def _row_start(query: Array) -> tuple[Array, Array, Array]:
+def _row_start(query: Array, value_dim: int) -> tuple[Array, Array, Array]:
     """Sum, maximum and weighted values of no token at all."""
     total = np.zeros(query.shape[:2], np.float32)
-    return total, np.full_like(total, -np.inf), np.zeros_like(query)
+    out = np.zeros((*query.shape[:2], value_dim), np.float32)
+    return total, np.full_like(total, -np.inf), out

@@ -70,7 +70,7 @@ def add_gated(x: Array, y: Array, gate: Array) -> Array:
 
 
 @op(
-    dims="x[T,A], y[T,B] -> z[T,A+B]",
+    dims="x[T,A], y[T,W] -> z[T,A+W]",
     tolerance={"float32": 0.0},
     flops=lambda _: 0,
 )

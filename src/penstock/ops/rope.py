@@ -7,7 +7,10 @@ import numpy as np
 
 from penstock.ops.attention import KVBlocks, kv_write
 from penstock.ops.contract import Array, op
+from penstock.ops.heads import join_heads
 from penstock.ops.norm import head_norm
+from penstock.ops.norm import norm as normed
+from penstock.ops.pointwise import join
 from penstock.ops.rounding import round_to
 
 
@@ -88,4 +91,56 @@ def split_rope_write(
         k = rope(k, positions, cos, sin, head_dim=head_dim, interleaved=interleaved)
     k, v = (round_to(x, to=kv_to, head_dim=head_dim) for x in (k, v))
     kv_write(k, v, kv, slots, row_request, block_table)
+    return np.asarray(round_to(q, to=to))
+
+
+@op(
+    dims=(
+        "latent[T,C], q_latent[T,A], q_rope[T,Z], weight[W], positions[T]:S, slots[T]:S, cos[S,r2],"
+        " sin[S,r2], kv, block_table[B,M]:X, row_request[T]:B -> q[T,A+Z]"
+    ),
+    tolerance={"float32": 1e-5, "bfloat16": 2**-7},
+    flops=lambda d: 8 * d["T"] * (d["A"] + d["Z"] + d["C"]),
+    traffic=lambda d, w: (
+        d["T"]
+        * (
+            4 * (d["C"] + d["A"] + d["Z"])
+            + (d["A"] + d["Z"]) * w.get("q", 4)
+            + d["C"] * w.get("kv", 4)
+            + 8 * d["r2"]
+        )
+    ),
+    mutates=("kv",),
+)
+def latent_rope_write(
+    latent: Array,
+    q_latent: Array,
+    q_rope: Array,
+    weight: Array,
+    positions: Array,
+    slots: Array,
+    cos: Array,
+    sin: Array,
+    kv: KVBlocks,
+    block_table: Array,
+    row_request: Array,
+    *,
+    num_heads: int,
+    head_dim: int,
+    latent_dim: int,
+    norm: Mapping[str, Any],
+    interleaved: bool,
+    to: str,
+    kv_to: str,
+) -> Array:
+    """Queries of latent attention out of their two halves; the latent, normed, and the key beside it cached.
+
+    The key's half of `latent` and the second halves of the queries turn, whole.
+    """
+    rope_dim = head_dim - latent_dim
+    turned = {"head_dim": rope_dim, "interleaved": interleaved}
+    low, key = np.split(latent, [latent_dim], axis=1)
+    k = join(normed(low, weight, None, **norm), rope(key, positions, cos, sin, **turned))
+    kv_write(round_to(k, to=kv_to, head_dim=head_dim), None, kv, slots, row_request, block_table)
+    q = join_heads(q_latent, rope(q_rope, positions, cos, sin, **turned), num_heads=num_heads)
     return np.asarray(round_to(q, to=to))

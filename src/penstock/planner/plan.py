@@ -336,7 +336,7 @@ def _max_context(
 
 
 def _prefix_cache(config: EngineConfig, spec: ModelSpec, reasons: dict[str, str]) -> bool:
-    if not all(layer.attention.is_causal for layer in spec.layers):
+    if not all(layer.mixer.is_causal for layer in spec.layers):
         reasons["prefix_cache"] = "rows read what comes after them, so equal beginnings are not equal rows"
         return False
     reasons["prefix_cache"] = "exact, and free where nothing is shared" if config.prefix_cache else ASKED

@@ -50,7 +50,7 @@ def test_a_widely_used_checkpoint_is_read(name):
     assert spec.vocab_size == config["vocab_size"]
     assert spec.max_context >= config.get("max_position_embeddings", 1024)
     assert spec.dtype == config.get("torch_dtype", config.get("dtype"))
-    assert spec.layers[0].attention.num_heads == said("num_attention_heads", "n_head")
+    assert spec.layers[0].mixer.num_heads == said("num_attention_heads", "n_head")
     assert set(range(spec.num_layers)) == {layer for group in spec.kv_groups() for layer in group.layers}
     assert read_generation(CHECKPOINTS / name).eos_token_ids
 
@@ -436,3 +436,51 @@ def test_groups_that_do_not_hold_enough_experts_are_refused(change):
 
     with pytest.raises(ModelLoadError, match="n_group"):
         read_model(GLM | change)
+
+
+DEEPSEEK = {
+    "architectures": ["DeepseekV3ForCausalLM"], "hidden_size": 64, "intermediate_size": 128,
+    "vocab_size": 99, "num_attention_heads": 4, "num_key_value_heads": 4, "num_hidden_layers": 3,
+    "rms_norm_eps": 1e-5, "max_position_embeddings": 512, "n_routed_experts": 8, "num_experts_per_tok": 3,
+    "n_group": 4, "topk_group": 2, "moe_intermediate_size": 32, "q_lora_rank": 24, "kv_lora_rank": 32,
+}  # fmt: skip
+DEEPSEEK2 = DEEPSEEK | {"architectures": ["DeepseekV2ForCausalLM"], "topk_method": "group_limited_greedy"}
+
+
+def test_facts_of_the_deepseeks():
+    lite, big, r1 = (read_model(CHECKPOINTS / n) for n in ("deepseek-v2-lite", "deepseek-v2", "deepseek-r1"))
+    mixers = [spec.layers[0].mixer for spec in (lite, big, r1)]
+
+    assert [mixer.query_rank for mixer in mixers] == [None, 1536, 1536]
+    assert {mixer.head_dim for mixer in mixers} == {512 + 64}
+    assert mixers[0].rope.interleaved
+    assert mixers[0].scale == pytest.approx(192**-0.5 * (0.1 * 0.707 * np.log(40) + 1) ** 2)
+    assert [isinstance(layer.mlp, MoESpec) for layer in r1.layers].index(True) == 3
+    experts = [spec.layers[-1].mlp for spec in (lite, big, r1)]
+    assert [(e.num_groups, e.groups_kept) for e in experts] == [(1, 1), (8, 3), (8, 4)]
+    assert [(e.score, e.renormalize, e.has_correction, e.scale) for e in experts] == [
+        ("softmax", False, False, 1.0), ("softmax", False, False, 16.0), ("sigmoid", True, True, 2.5)
+    ]  # fmt: skip
+    assert experts[0].shared_size == 2 * 1408
+    assert (lite.num_draft_layers, r1.num_draft_layers) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("base", "change", "key"),
+    [
+        (DEEPSEEK, {"num_key_value_heads": 2}, "num_key_value_heads"),
+        (DEEPSEEK, {"scoring_func": "softmax"}, "scoring_func"),
+        (DEEPSEEK, {"topk_method": "greedy"}, "topk_method"),
+        (DEEPSEEK, {"moe_layer_freq": 2}, "moe_layer_freq"),
+        (DEEPSEEK, {"kv_lora_rank": 0}, "kv_lora_rank"),
+        (DEEPSEEK, {"qk_rope_head_dim": 7}, "qk_rope_head_dim|partial_rotary_factor|head_dim"),
+        (DEEPSEEK2, {"topk_method": "noaux_tc"}, "topk_method"),
+        (DEEPSEEK2, {"norm_topk_prob": True}, "norm_topk_prob"),
+        (DEEPSEEK2, {"n_group": 3}, "n_group"),
+    ],
+)
+def test_latents_and_experts_of_another_kind_are_refused_by_name(base, change, key):
+    assert read_model(base).layers[1].mixer.latent_dim == 32
+
+    with pytest.raises(ModelLoadError, match=key):
+        read_model(base | change)

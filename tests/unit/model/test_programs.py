@@ -12,6 +12,7 @@ from penstock.model.passes.fuse import fuse
 from penstock.model.program import Program
 from penstock.model.spec import (
     AttentionSpec,
+    LatentAttentionSpec,
     LayerSpec,
     MLPSpec,
     ModelSpec,
@@ -37,16 +38,20 @@ SANDWICH = replace(PLAIN, norm=NormSpec(1e-6, 1.0), norm_outputs=True)
 POSTED = replace(PLAIN, norm_inputs=False, norm_outputs=True)
 TWINS = LayerSpec(replace(ATTENTION, qkv_bias=True, o_bias=True), UNGATED, LAYER_NORM, is_parallel=True)
 SHARED = replace(TWINS, norm=BARE_NORM, shares_norm=True, residual_scale=0.3)
-WHOLE_ROW = replace(PLAIN, attention=replace(ATTENTION, qk_norm=NORM, qk_norm_over="row"))
+WHOLE_ROW = replace(PLAIN, mixer=replace(ATTENTION, qk_norm=NORM, qk_norm_over="row"))
 EACH_HEAD = replace(
     PLAIN,
-    attention=replace(
+    mixer=replace(
         ATTENTION,
         rope=replace(ROPE, rotary_dim=8, interleaved=True),
         qk_norm=NormSpec(1e-5, kind="layer"),
         qk_norm_over="each_head",
     ),
 )
+LATENT = LatentAttentionSpec(
+    num_heads=4, latent_dim=24, nope_dim=12, rope_dim=8, value_dim=10, scale=0.25, norm=NormSpec(1e-6),
+    rope=replace(ROPE, rotary_dim=8, interleaved=True), query_rank=20, bias=True,
+)  # fmt: skip
 FORMATS = ["float32", "float16", "bfloat16", "int8", "int4_g32"]
 FUSED_OPS = {
     "embed": 1,
@@ -112,6 +117,9 @@ OTHERS = {  # what other families are made of
     "parallel, positions": replace(
         spec_of(TWINS, SHARED), positions=PositionTableSpec(66, 2), final_norm=LAYER_NORM
     ),
+    "latents": spec_of(
+        replace(PLAIN, mixer=LATENT), replace(PLAIN, mixer=replace(LATENT, query_rank=None, bias=False))
+    ),
     "qk-norms": replace(spec_of(WHOLE_ROW, EACH_HEAD), embed_norm=LAYER_NORM, logit_scale=0.25),
 }
 ALL = SPECS | OTHERS
@@ -146,7 +154,7 @@ def count_ops(program: Program) -> dict[str, int]:
 
 
 def test_other_layers_are_fused_as_far_as_they_can_be():
-    sandwich, parallel, qk = (count_ops(fuse(program_of(spec))) for spec in OTHERS.values())
+    sandwich, parallel, latents, qk = (count_ops(fuse(program_of(spec))) for spec in OTHERS.values())
     every_layer = {"split_rope_write": 2, "attention": 2, "rows_norm_operand": 1, "embed": 1}
 
     assert sandwich == every_layer | {
@@ -154,6 +162,11 @@ def test_other_layers_are_fused_as_far_as_they_can_be():
     }  # fmt: skip
     assert parallel == every_layer | {
         "norm_operand": 3, "operand": 2, "linear": 5, "linear_add": 4, "activated_operand": 2
+    }  # fmt: skip
+    assert latents == {
+        "latent_rope_write": 2, "attention": 2, "heads_operand": 4, "heads_linear": 4, "embed": 1,
+        "rows_norm_operand": 1, "norm_operand": 5, "operand": 2, "linear": 10, "linear_add": 4,
+        "gated_operand": 2,
     }  # fmt: skip
     assert qk == every_layer | {
         "norm": 1, "norm_operand": 4, "operand": 2, "linear": 5, "linear_add": 4, "gated_operand": 2
@@ -235,7 +248,7 @@ def test_tied_embeddings_give_two_uses_of_one_tensor():
 
 def test_ropes_are_shared_by_layers_that_agree():
     far = replace(NORMED.attention, rope=replace(ROPE, theta=500.0))
-    program = program_of(spec_of(PLAIN, replace(PLAIN, attention=far), PLAIN))
+    program = program_of(spec_of(PLAIN, replace(PLAIN, mixer=far), PLAIN))
 
     assert sorted(program.constants) == [f"const.rope.{i}.{f}" for i in (0, 1) for f in ("cos", "sin")]
     assert program.constants["const.rope.0.cos"].shape == (64, 8)
@@ -249,6 +262,16 @@ def test_kv_layers_know_their_group():
         (1, 1, 2, 16, "bfloat16"),
     ]
     assert [group.window for group in program.kv_groups] == [None, 5]
+
+
+def test_latents_are_a_group_of_their_own_and_keep_one_row_for_all_heads():
+    program = program_of(spec_of(PLAIN, replace(PLAIN, mixer=LATENT)))
+
+    assert [(g.layers, g.window, g.latent_dim) for g in program.kv_groups] == [
+        ((0,), None, 0),
+        ((1,), None, 24),
+    ]
+    assert [layer.values_per_token for layer in program.kv_layers] == [2 * 2 * 16, 24 + 8]
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -289,7 +312,7 @@ def test_the_fingerprint_changes_with_whatever_changes_bits():
         program_of(spec_of(PLAIN, PLAIN)).fingerprint(),
         program_of(spec_of(replace(PLAIN, norm=NormSpec(1e-6)))).fingerprint(),
         program_of(
-            spec_of(replace(PLAIN, attention=replace(ATTENTION, rope=replace(ROPE, theta=5e5))))
+            spec_of(replace(PLAIN, mixer=replace(ATTENTION, rope=replace(ROPE, theta=5e5))))
         ).fingerprint(),
         fuse(program_of(spec)).fingerprint(),
     }

@@ -1,9 +1,15 @@
 """Checkpoint names and canonical names are one to one, and skipping is by name."""
 
+from dataclasses import replace
+
 import pytest
 
 from penstock.model.names import HF_EXPERTS, HF_LLAMA
+from penstock.model.spec import AttentionSpec, LayerSpec, MLPSpec, ModelSpec, NormSpec
 
+NORM = NormSpec(1e-5)
+LAYER = LayerSpec(AttentionSpec(2, 2, 4, 1.0), MLPSpec(5), NORM)
+SPEC = ModelSpec(8, 10, (LAYER, LAYER), NORM, 16, tie_embeddings=False)
 CANONICAL = [*HF_LLAMA.top, *(f"layers.12.{name}" for name in HF_LLAMA.layer)]
 
 
@@ -29,13 +35,21 @@ def test_a_few_names_are_spelt_as_the_files_spell_them():
 )
 def test_other_tensors_have_no_canonical_name(name):
     assert HF_LLAMA.find_canonical(name) is None
-    assert not HF_LLAMA.is_inert(name)
+    assert not HF_LLAMA.is_inert(name, SPEC)
 
 
 def test_old_frequencies_are_skipped_and_a_copied_head_only_where_embeddings_are_tied():
-    assert HF_LLAMA.is_inert("model.layers.3.self_attn.rotary_emb.inv_freq")
-    assert HF_LLAMA.is_inert("lm_head.weight", tie_embeddings=True)
-    assert not HF_LLAMA.is_inert("lm_head.weight")
+    assert HF_LLAMA.is_inert("model.layers.3.self_attn.rotary_emb.inv_freq", SPEC)
+    assert HF_LLAMA.is_inert("lm_head.weight", replace(SPEC, tie_embeddings=True))
+    assert not HF_LLAMA.is_inert("lm_head.weight", SPEC)
+
+
+def test_layers_that_draft_are_skipped_and_no_others():
+    drafting = replace(SPEC, num_draft_layers=2)
+    inert = [i for i in range(6) if HF_LLAMA.is_inert(f"model.layers.{i}.self_attn.q_proj.weight", drafting)]
+
+    assert inert == [2, 3]
+    assert not HF_LLAMA.is_inert("model.layers.20.mlp.up_proj.weight", drafting)
 
 
 @pytest.mark.parametrize("expert", [0, 7, 127])

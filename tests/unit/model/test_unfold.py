@@ -7,8 +7,17 @@ import numpy as np
 import pytest
 
 from penstock.errors import ModelLoadError
-from penstock.model.names import HF_EXPERTS, HF_LLAMA, Names, fused, plain, with_layer
-from penstock.model.spec import AttentionSpec, LayerSpec, MLPSpec, ModelSpec, MoESpec, NormSpec
+from penstock.model.names import HF_EXPERTS, HF_LATENTS, HF_LLAMA, Names, fused, plain, with_layer
+from penstock.model.spec import (
+    AttentionSpec,
+    LatentAttentionSpec,
+    LayerSpec,
+    MLPSpec,
+    ModelSpec,
+    MoESpec,
+    NormSpec,
+    RopeSpec,
+)
 from penstock.model.unfold import unfold
 
 ATTENTION = AttentionSpec(num_heads=4, num_kv_heads=2, head_dim=2, scale=1.0)
@@ -139,3 +148,45 @@ def test_stacked_experts_come_apart_without_a_copy():
 def test_a_stack_of_other_experts_is_refused(shape):
     with pytest.raises(ModelLoadError, match="4 experts"):
         unfold({STACK: np.zeros(shape, np.float32)}, HF_EXPERTS, EXPERTS)
+
+
+LATENT = LatentAttentionSpec(
+    num_heads=2,
+    latent_dim=5,
+    nope_dim=3,
+    rope_dim=2,
+    value_dim=4,
+    scale=1.0,
+    norm=NORM,
+    rope=RopeSpec(2, 1e4, 9),
+)
+LATENTS = replace(SPEC, layers=(replace(LAYER, mixer=LATENT),))
+SELF = "model.layers.0.self_attn"
+
+
+def test_latents_have_a_matrix_of_each_head_on_both_sides():
+    """Stored: 3 rows of keys, then 4 of values, of the first head; the same of the second."""
+    whole = rows(14, 5)
+    tensors = unfold({f"{SELF}.kv_b_proj.weight": whole}, HF_LATENTS, LATENTS)
+
+    k_up, v_up = (tensors[HF_LATENTS.checkpoint_name(f"layers.0.attn.{p}")] for p in ("k_up", "v_up"))
+
+    assert np.array_equal(k_up, np.concatenate([whole[:3].T, whole[7:10].T]))
+    assert np.array_equal(v_up, np.concatenate([whole[3:7], whole[10:]]))
+
+
+@pytest.mark.parametrize("module", ["q_proj", "q_b_proj"])
+def test_queries_of_latents_come_apart_head_by_head_and_what_is_cached_does_not(module):
+    queries, low = rows(10), rows(7)
+    tensors = unfold(
+        {f"{SELF}.{module}.weight": queries, f"{SELF}.kv_a_proj_with_mqa.weight": low}, HF_LATENTS, LATENTS
+    )
+    parts = {
+        p: tensors[HF_LATENTS.checkpoint_name(f"layers.0.attn.{p}")]
+        for p in ("q_nope", "q_rope", "latent", "k_rope")
+    }
+
+    assert np.array_equal(parts["q_nope"], queries[[0, 1, 2, 5, 6, 7]])
+    assert np.array_equal(parts["q_rope"], queries[[3, 4, 8, 9]])
+    assert np.array_equal(parts["latent"], low[:5])
+    assert np.array_equal(parts["k_rope"], low[5:])

@@ -29,7 +29,7 @@ def test_a_linear_moves_its_weights_once_and_multiplies_for_every_row():
 
 
 def test_attention_reads_the_keys_and_values_of_every_request_once():
-    sizes = {"T": 2, "Q": 64, "C": 16, "S": 100, "B": 2}
+    sizes = {"T": 2, "Q": 64, "O": 64, "E": 32, "C": 16, "S": 100, "B": 2}
     cost = OPS["attention"].cost(sizes, {"kv": 2})
 
     assert cost.flops == 4 * 2 * 100 * 64

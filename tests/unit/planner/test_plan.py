@@ -61,7 +61,7 @@ def refusal(kind: type[PenstockError], *words: str, **options: Any) -> str:
 def test_beginnings_are_not_shared_where_rows_read_what_comes_after_them() -> None:
     layer = spec().layers[0]
     both_ways = replace(
-        spec(), layers=(layer, replace(layer, attention=replace(layer.attention, is_causal=False)))
+        spec(), layers=(layer, replace(layer, mixer=replace(layer.attention, is_causal=False)))
     )
     made = plan(both_ways)
 

@@ -30,7 +30,9 @@ class Limits:
 
 def block_bytes(layer: KVLayer) -> int:
     """Bytes of one 64-token block of one layer, all KV heads."""
-    return BLOCK_TOKENS * layer.num_kv_heads * CODECS[layer.dtype].bytes_per_token(layer.head_dim)
+    codec = CODECS[layer.dtype]
+    token_bytes = codec.bytes_per_token(layer.head_dim, has_values=not layer.latent_dim)
+    return BLOCK_TOKENS * layer.num_kv_heads * token_bytes
 
 
 def plan_arena(sizes: Sequence[int], lifetimes: Sequence[tuple[int, int]]) -> tuple[list[int], int]:

@@ -48,9 +48,9 @@ class ReferenceExecutor:
             self._state[f"weights.{name}"] = np.asarray(weights[name], np.float32)
         for layer in program.kv_layers:
             shape = (num_kv_blocks[layer.group], block_size, layer.num_kv_heads * layer.head_dim)
-            self._state[f"kv.{layer.layer}"] = KVBlocks(
-                np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-            )
+            keys = np.zeros(shape, np.float32)
+            values = keys[..., : layer.latent_dim] if layer.latent_dim else np.zeros(shape, np.float32)
+            self._state[f"kv.{layer.layer}"] = KVBlocks(keys, values)
 
     def weight(self, name: str) -> Array:
         """One of the weights it was given."""

@@ -43,7 +43,7 @@ def cohere_shaped(
 
     def layer(plain: LayerSpec) -> LayerSpec:
         attention = replace(plain.attention, qk_norm_over="each_head")
-        return replace(plain, attention=attention, is_parallel=True, shares_norm=True)
+        return replace(plain, mixer=attention, is_parallel=True, shares_norm=True)
 
     layers = tuple(map(layer, spec.layers))
     return replace(spec, layers=layers, max_context=max(spec.max_context, stretched))

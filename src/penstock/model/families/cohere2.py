@@ -35,6 +35,6 @@ def cohere2(config: ConfigReader) -> ModelSpec:
     def layer(plain: LayerSpec, kind: str) -> LayerSpec:
         windowed = replace(plain.attention, window=window)
         unplaced = replace(plain.attention, rope=None)
-        return replace(plain, attention=windowed if kind == "sliding_attention" else unplaced)
+        return replace(plain, mixer=windowed if kind == "sliding_attention" else unplaced)
 
     return replace(spec, layers=tuple(map(layer, spec.layers, kinds)))

@@ -18,7 +18,7 @@ def granite(config: ConfigReader) -> ModelSpec:
 
     def layer(plain: LayerSpec) -> LayerSpec:
         attention = replace(plain.attention, scale=score_scale)
-        return replace(plain, attention=attention, residual_scale=residual_scale)
+        return replace(plain, mixer=attention, residual_scale=residual_scale)
 
     has_bias, mlp_bias = (config.get(key, bool, False) for key in ("attention_bias", "mlp_bias"))
     sizes = read_sizes(config)

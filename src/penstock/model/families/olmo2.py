@@ -25,6 +25,6 @@ def olmo2_shaped(config: ConfigReader, rope: RopeKeys) -> ModelSpec:
 
     def layer(plain: LayerSpec) -> LayerSpec:
         attention = replace(plain.attention, qk_norm_over="row")
-        return replace(plain, attention=attention, norm_inputs=False, norm_outputs=True)
+        return replace(plain, mixer=attention, norm_inputs=False, norm_outputs=True)
 
     return replace(spec, layers=tuple(map(layer, spec.layers)))

@@ -24,7 +24,7 @@ def olmo3(config: ConfigReader) -> ModelSpec:
 
     def layer(whole: LayerSpec, kind: str) -> LayerSpec:
         windowed = replace(whole.attention, rope=near, window=window)
-        return replace(whole, attention=windowed) if kind == "sliding_attention" else whole
+        return replace(whole, mixer=windowed) if kind == "sliding_attention" else whole
 
     kinds = read_layer_kinds(config, spec.num_layers, period=4)
     return replace(spec, layers=tuple(map(layer, spec.layers, kinds)))

@@ -18,7 +18,7 @@ def olmoe(config: ConfigReader) -> ModelSpec:
     model = llama_shaped(config, sizes, qkv_bias=has_bias, o_bias=has_bias, has_qk_norm=True)
 
     def layer(plain: LayerSpec) -> LayerSpec:
-        return replace(plain, attention=replace(plain.attention, qk_norm_over="row"))
+        return replace(plain, mixer=replace(plain.attention, qk_norm_over="row"))
 
     model = replace(model, layers=tuple(map(layer, model.layers)))
     return with_experts(model, read_experts(config, sizes.inner))

@@ -37,6 +37,6 @@ def smollm3(config: ConfigReader) -> ModelSpec:
     )
 
     def layer(plain: LayerSpec, is_placed: bool) -> LayerSpec:
-        return plain if is_placed else replace(plain, attention=replace(plain.attention, rope=None))
+        return plain if is_placed else replace(plain, mixer=replace(plain.attention, rope=None))
 
     return replace(spec, layers=tuple(map(layer, spec.layers, has_rope)))

@@ -27,7 +27,7 @@ def stablelm(config: ConfigReader) -> ModelSpec:
     def layer(plain: LayerSpec) -> LayerSpec:
         qk_norm = NormSpec(norm.eps, kind="layer") if has_qk_norm else None
         attention = replace(plain.attention, qk_norm=qk_norm, qk_norm_over="each_head")
-        return replace(plain, attention=attention, is_parallel=is_parallel, shares_norm=is_parallel)
+        return replace(plain, mixer=attention, is_parallel=is_parallel, shares_norm=is_parallel)
 
     sizes = read_sizes(config)
     qkv_bias = config.get("use_qkv_bias", bool, False)

@@ -1,9 +1,9 @@
 """Fuse: the plain program rewritten with the ops that kernels run, bit for bit the same.
 
 Patterns, each anchored at the call that ends it: norm + operand; take_rows + norm + operand; norm +
-residual; q, k, v products + head norms + rope + rounding + cache write; gate and up products + activation +
-operand; activation + operand; product + residual. A call is swallowed only if nobody else
-reads its output; what matches no pattern stays as it is.
+residual; q, k, v products + head norms + rope + rounding + cache write; the same of latents; gate and up
+products + activation + operand; activation + operand; product + residual. A call is swallowed only if nobody
+else reads its output; what matches no pattern stays as it is.
 """
 
 from collections.abc import Callable
@@ -13,17 +13,18 @@ from penstock.model.program import Call, Program, WeightUse
 from penstock.ops.attention import attention, kv_write
 from penstock.ops.contract import Op
 from penstock.ops.embedding import take_rows
+from penstock.ops.heads import join_heads
 from penstock.ops.linear import linear, linear_add
 from penstock.ops.norm import head_norm, norm, norm_add, norm_operand, rows_norm_operand
 from penstock.ops.pointwise import activated, activated_operand, add, gated, gated_operand, join
-from penstock.ops.rope import rope, split_rope_write
+from penstock.ops.rope import latent_rope_write, rope, split_rope_write
 from penstock.ops.rounding import operand, round_to
 
 
 def fuse(program: Program) -> Program:
     """`program` with every pattern replaced by its fused op, and the weights of joined products stacked."""
     rewriter = _Rewriter(program)
-    for pattern in (_norms, _qkv, _gate_up, _activation, _residual):
+    for pattern in (_norms, _qkv, _latents, _gate_up, _activation, _residual):
         rewriter.apply(pattern)
     return rewriter.finish()
 
@@ -174,7 +175,7 @@ def _chain(r: _Rewriter, value: str | None) -> list[Call | None] | None:
 
 def _qkv(r: _Rewriter, write: Call) -> bool:
     reader = r.reader(str(write.inputs[2]), attention) if write.op is kv_write else None
-    if reader is None:
+    if reader is None or write.inputs[1] is None:
         return False
     chains = [_chain(r, value) for value in (reader.inputs[0], write.inputs[0], write.inputs[1])]
     if any(chain is None for chain in chains):
@@ -207,6 +208,45 @@ def _qkv(r: _Rewriter, write: Call) -> bool:
     written = Call(split_rope_write, inputs, q_round.output, attrs)
     swallowed = [call for chain in chains for call in chain or [] if call is not None]
     r.replace([*swallowed, write], [*joined, written])
+    return True
+
+
+def _latents(r: _Rewriter, write: Call) -> bool:
+    reader = r.reader(str(write.inputs[2]), attention) if write.op is kv_write else None
+    if reader is None or write.inputs[1] is not None:
+        return False
+    q_round, k_round = r.maker(reader.inputs[0], round_to), r.maker(write.inputs[0], round_to)
+    q = r.maker(q_round.inputs[0], join_heads) if q_round else None
+    k = r.maker(k_round.inputs[0], join) if k_round else None
+    if q is None or k is None or q_round is None or k_round is None:
+        return False
+    normed, k_rope, q_rope = (
+        r.maker(k.inputs[0], norm),
+        r.maker(k.inputs[1], rope),
+        r.maker(q.inputs[1], rope),
+    )
+    if normed is None or k_rope is None or q_rope is None or q_rope.inputs[1:] != k_rope.inputs[1:]:
+        return False
+    products = [r.maker(normed.inputs[0], linear), r.maker(k_rope.inputs[0], linear)]
+    found = [call for call in products if call is not None]
+    if len(found) != len(products) or not r.can_join(found):
+        return False
+
+    layer = str(write.output).removesuffix("kv")  # layers.<i>.attn.
+    joined = r.joined(found, f"{layer}kv_low")
+    kv, slots, row_request, block_table = write.inputs[2:]
+    attrs = {
+        **{name: reader.attrs[name] for name in ("num_heads", "head_dim", "latent_dim")},
+        "norm": dict(normed.attrs),
+        "interleaved": q_rope.attrs["interleaved"],
+        "to": q_round.attrs["to"],
+        "kv_to": k_round.attrs["to"],
+    }
+    positions, cos, sin = q_rope.inputs[1:]
+    inputs = (joined[-1].output, q.inputs[0], q_rope.inputs[0], normed.inputs[1],
+              positions, slots, cos, sin, kv, block_table, row_request)  # fmt: skip
+    written = Call(latent_rope_write, inputs, q_round.output, attrs)
+    r.replace([*found, normed, k_rope, q_rope, k, q, k_round, q_round, write], [*joined, written])
     return True
 
 
