@@ -166,7 +166,7 @@ async def run(server: Served, args: argparse.Namespace) -> bool:
         server.front.memory_info().rss - front_bytes,
         engine.memory_info().rss - engine_bytes if same else 0,
     )
-    left_over = {name: (base[name], left.get(name)) for name in base if left.get(name) != base[name]}
+    left_over = {name: (base[name], left[name]) for name in base if left[name] > base[name]}
     is_canary_same = (json.loads(after.body)["choices"] if after.status == 200 else None) == json.loads(
         canary.body
     )["choices"]

@@ -85,17 +85,6 @@ def test_tools_are_called_and_answered(client_of, serve, scripted, size):
     assert '"place": "Bath"' in prompt
 
 
-@pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "weather"}])
-def test_a_call_that_must_be_made_is_bound(client_of, serve, scripted, choice):
-    engine = scripted(['{"name": "weather", "arguments": {"place": "Bath"}}'])
-    answer = client_of(serve(engine)).messages.create(
-        model=MODEL, max_tokens=64, messages=HI, tools=[WEATHER], tool_choice=choice
-    )
-
-    assert [block.type for block in answer.content] == ["tool_use"]
-    assert engine.calls[-1].params.structured_outputs is not None
-
-
 def test_tokens_are_counted_as_they_are_charged(client_of, tiny):
     client = client_of(tiny)
     count = client.messages.count_tokens(model=MODEL, messages=HI, system="Be brief.")

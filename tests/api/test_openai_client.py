@@ -217,19 +217,6 @@ def test_one_call_at_a_time_where_that_is_asked_for(client_of, serve, scripted):
     assert len(answer.choices[0].message.tool_calls) == 1
 
 
-def test_a_call_that_must_be_made_is_bound_by_its_schema(client_of, serve, scripted):
-    engine = scripted(['{"name": "weather", ', '"arguments": {"place": "Bath"}}'])
-    client = client_of(serve(engine))
-    for choice in ("required", {"type": "function", "function": {"name": "weather"}}):
-        answer = client.chat.completions.create(model=MODEL, messages=HI, tools=[WEATHER], tool_choice=choice)
-        schema = engine.calls[-1].params.structured_outputs.json
-
-        assert answer.choices[0].message.tool_calls[0].function.name == "weather"
-        assert answer.choices[0].finish_reason == "tool_calls"
-        assert schema["properties"]["name"] == {"const": "weather"}
-        assert schema["properties"]["arguments"] == WEATHER["function"]["parameters"]
-
-
 def test_no_call_is_looked_for_where_none_may_be_made(client_of, serve, scripted):
     client = client_of(serve(scripted([CALL])))
     answer = client.chat.completions.create(model=MODEL, messages=HI, tools=[WEATHER], tool_choice="none")

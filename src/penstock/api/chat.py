@@ -2,10 +2,10 @@
 
 import secrets
 from contextlib import ExitStack
-from functools import partial
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -78,24 +78,21 @@ async def chat_completions(request: Request) -> Response:
         )
     tooling = _tooling(body, context, source)
     options = _template_options(body, context, source)
-    num_logprobs = _num_logprobs(body, context)
-    asked = tooling.constraint(constraint(body, _response_format(body)))
-    if asked is not None:  # a schema may be long: not on the event loop
-        said_by = "response_format" if body.response_format else "structured_outputs"
-        await engine.offload(partial(spec_of, param=said_by), asked)
+    shape = constraint(body, _response_format(body))
+    tooling.check(has_shape=shape is not None)
     params = sampling_params(
-        body, engine.facts.defaults, max_tokens=_max_tokens(body), logprobs=num_logprobs, constraint=asked,
-        **tooling.sampling(engine.tokenizer),
+        body, engine.facts.defaults, max_tokens=_max_tokens(body), logprobs=_num_logprobs(body, context),
+        constraint=shape, **tooling.sampling(engine.tokenizer),
     )  # fmt: skip
     with ExitStack() as held:
         ticket = held.enter_context(engine.admit(num_bytes))
-        read = await engine.offload(_read, context, body, tooling, options)
-        tooling = tooling.after(read.text)
+        read, tooling, grammar = await engine.offload(_read, context, body, tooling, options, shape)
         answer_id = f"chatcmpl-{secrets.token_hex(12)}"
         call = Call(
             request_id=answer_id,
             prompt_tokens=read.token_ids,
-            params=params,
+            params=params if grammar is None else replace(params, structured_outputs=grammar),
+            grammar_param=_shape_param(body) if grammar is None else "tools",
             priority=body.priority or 0,
             cache_salt=body.cache_salt or "",
             timeout_s=timeout_of(request, body.timeout),
@@ -110,12 +107,27 @@ async def chat_completions(request: Request) -> Response:
 
 
 def _read(
-    context: Context, body: ChatRequest, tooling: Tooling, options: dict[str, Any]
-) -> ReadPrompt:  # Any: a template's
-    """Check the messages and render them; in a thread, since there may be thousands."""
-    reader = context.engine.reader
+    context: Context,
+    body: ChatRequest,
+    tooling: Tooling,
+    options: dict[str, Any],  # Any: a template's
+    shape: StructuredOutputsParams | None,
+) -> tuple[ReadPrompt, Tooling, StructuredOutputsParams | None]:
+    """Check schemas and messages and render these; in a thread, since all of them may be long.
+
+    The grammar is what holds the answer besides its own shape: the marks of calls and of reasoning.
+    """
+    engine, reader = context.engine, context.engine.reader
+    spec = spec_of(shape, param=_shape_param(body))
     messages = read_messages(body.messages, knows_developer="developer" in (reader.template_source or ""))
-    return tooling.read(reader, messages, options)
+    read = tooling.read(reader, messages, options)
+    tooling = tooling.after(read.text)
+    grammar = tooling.grammar(spec, engine.tokenizer.special_ids)
+    return read, tooling, None if grammar is None else StructuredOutputsParams(grammar=grammar.text)
+
+
+def _shape_param(body: ChatRequest) -> str:
+    return "response_format" if body.response_format else "structured_outputs"
 
 
 def _max_tokens(body: ChatRequest) -> int | None:

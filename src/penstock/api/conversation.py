@@ -165,6 +165,8 @@ def check_tool(function: Json, at: str) -> None:
     description = function.get("description")
     if description is not None and not isinstance(description, str):
         raise _wrong(f"{at}.description", "is no string", "give one", code="invalid_type")
+    if not isinstance(function.get("strict"), bool | None):
+        raise _wrong(f"{at}.strict", "is neither true nor false", "give one", code="invalid_type")
     parameters = function.get("parameters")
     if parameters is None:
         return

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from penstock.api.answering import collect
 from penstock.api.context import Context
 from penstock.api.conversation import ToolChoice, check_tool, read_messages
+from penstock.api.engine_face import ReadPrompt
 from penstock.api.message_shapes import InputTokens
 from penstock.api.message_turns import read_system, read_turns
 from penstock.api.message_writer import MessageEvents, message_refusal, whole_message
@@ -21,7 +22,7 @@ from penstock.api.sse import EventStream
 from penstock.api.tooling import Tooling
 from penstock.engine.serving import Call
 from penstock.errors import InvalidRequestError
-from penstock.request import SamplingParams
+from penstock.request import SamplingParams, StructuredOutputsParams
 
 
 class Conversation(Struct, frozen=True, kw_only=True):
@@ -62,13 +63,13 @@ async def messages(request: Request) -> Response:
     params = _params(body, context, tooling)
     with ExitStack() as held:
         ticket = held.enter_context(engine.admit(num_bytes))
-        read = await engine.offload(tooling.read, engine.reader, turns, {})
-        tooling = tooling.after(read.text)
+        read, tooling, grammar = await engine.offload(_render, context, tooling, turns)
         answer_id = f"msg_{secrets.token_hex(12)}"
         call = Call(
             request_id=answer_id,
             prompt_tokens=read.token_ids,
-            params=params,
+            params=params if grammar is None else replace(params, structured_outputs=grammar),
+            grammar_param="tools",
             timeout_s=timeout_of(request, body.timeout),
             key_id=request.state.key_id,
         )
@@ -107,11 +108,25 @@ def _read(body: Conversation, context: Context) -> tuple[Tooling, list[dict[str,
     tools = _tools(body, context)
     choice = body.tool_choice or {}
     tooling = Tooling.make(
-        source, tools, _tool_choice(choice, tools), is_parallel=not choice.get("disable_parallel_tool_use")
-    )
+        source, tools, _tool_choice(choice, tools), is_parallel=not choice.get("disable_parallel_tool_use"),
+        schemas_at="tools[{}].input_schema",
+    )  # fmt: skip
     system = read_system(body.system)
     turns = read_messages([*system, *read_turns(body.messages)], knows_developer=False)
     return tooling, turns
+
+
+def _render(
+    context: Context,
+    tooling: Tooling,
+    turns: list[dict[str, Any]],  # Any: foreign JSON
+) -> tuple[ReadPrompt, Tooling, StructuredOutputsParams | None]:
+    """In a thread: the prompt, and what holds the calls to their schemas."""
+    engine = context.engine
+    read = tooling.read(engine.reader, turns, {})
+    tooling = tooling.after(read.text)
+    grammar = tooling.grammar(None, engine.tokenizer.special_ids)
+    return read, tooling, None if grammar is None else StructuredOutputsParams(grammar=grammar.text)
 
 
 def _params(body: MessagesRequest, context: Context, tooling: Tooling) -> SamplingParams:
@@ -125,7 +140,6 @@ def _params(body: MessagesRequest, context: Context, tooling: Tooling) -> Sampli
         **given,
         **tooling.sampling(context.engine.tokenizer),
         max_tokens=body.max_tokens,
-        structured_outputs=tooling.constraint(None),
     )
 
 
@@ -146,6 +160,7 @@ def _tools(body: Conversation, context: Context) -> list[dict[str, Any]]:
             "name": tool.get("name"),
             "description": tool.get("description") or "",
             "parameters": tool.get("input_schema"),
+            "strict": tool.get("strict"),
         }
         check_tool(function, f"tools[{number}]")
         if any(function["name"] == other["function"]["name"] for other in made):

@@ -1,7 +1,7 @@
 """How one chat uses tools and reasoning: what the template is told, what binds the answer, who parses it.
 
-Called by chat and messages. One parser per choice, fed with pieces or with the whole: the same events. A call
-that must be made is bound by a grammar: the answer is then the JSON object of one call, and nothing else.
+Called by chat and messages. One parser per choice, fed with pieces or with the whole: the same events. Calls
+that must be made, and those of strict tools, are held to a grammar with the marks of the model's own format.
 """
 
 import json
@@ -15,13 +15,14 @@ from typing import Any
 from penstock.api.conversation import ToolChoice
 from penstock.api.engine_face import Reader, ReadPrompt
 from penstock.errors import InvalidRequestError
-from penstock.request import StructuredOutputsParams
+from penstock.request import GrammarSpec
+from penstock.text.grammar import json_schema_spec
 from penstock.text.output_events import OutputEvent, ReasoningDelta, ToolCallStart
 from penstock.text.output_format import OutputFormat, infer_format
+from penstock.text.reply_grammar import Reply, Thinking, Tool, thinking_after
 from penstock.text.tokenizer import Tokenizer
-from penstock.text.tool_calls import OutputParser, thinks_at_once
+from penstock.text.tool_calls import OutputParser
 
-BOUND = OutputFormat(name="bound", style="bare_json", call_end="")
 ID_LETTERS = string.ascii_letters + string.digits
 ID_CHARS = 9  # what Mistral's templates insist on; others take any
 IN_WORDS = (
@@ -38,7 +39,8 @@ class Tooling:
     choice: ToolChoice
     is_parallel: bool
     shows_reasoning: bool
-    is_thinking: bool = False  # the prompt ends within the model's reasoning
+    schemas_at: str = "tools[{}].function.parameters"  # what the user calls a tool's schema
+    thinking: Thinking = "no"  # whether reasoning may come first; "opened": the prompt ends within it
 
     @classmethod
     def make(
@@ -49,8 +51,9 @@ class Tooling:
         *,
         is_parallel: bool = True,
         shows_reasoning: bool = True,
+        schemas_at: str = schemas_at,
     ) -> "Tooling":
-        return cls(inferred(source), tools, choice, is_parallel, shows_reasoning)
+        return cls(inferred(source), tools, choice, is_parallel, shows_reasoning, schemas_at)
 
     @property
     def names(self) -> list[str]:
@@ -63,39 +66,58 @@ class Tooling:
         return self.choice.name in (None, tool["function"]["name"])
 
     @property
-    def is_bound(self) -> bool:
+    def must_call(self) -> bool:
         return self.choice.mode == "required"
 
-    def constraint(self, said: StructuredOutputsParams | None) -> StructuredOutputsParams | None:
-        """What binds the answer: the request's own constraint, or that it is a call."""
-        if not self.is_bound:
-            return said
-        if said is not None:
+    def check(self, *, has_shape: bool) -> None:
+        """InvalidRequestError: a call must be made and the answer must be of a shape."""
+        if self.must_call and has_shape:
             raise InvalidRequestError(
                 "tool_choice asks for a call and response_format for something else; give one of them.",
                 param="tool_choice",
             )
-        calls = [
-            {
-                "type": "object",
-                "properties": {
-                    "name": {"const": tool["function"]["name"]},
-                    "arguments": tool["function"].get("parameters") or {"type": "object"},
-                },
-                "required": ["name", "arguments"],
-                "additionalProperties": False,
-            }
-            for tool in self.tools
-            if self._may_call(tool)
+
+    def grammar(self, shape: GrammarSpec | None, special_ids: Mapping[int, str]) -> GrammarSpec | None:
+        """What holds the answer to its marks and schemas, or None: nothing but `shape` does.
+
+        Slow for long schemas. For an answer to a prompt: see `after`.
+        """
+        is_strict = any(self._is_strict(tool) for tool in self.tools)
+        has_calls = bool(self.names) and (self.must_call or is_strict or shape is not None)
+        may_think = self.thinking != "no" or self.form.style == "harmony"
+        if not has_calls and not (shape is not None and may_think):
+            return None
+        tools = [
+            Tool(tool["function"]["name"], self._schema(number, tool))
+            for number, tool in enumerate(self.tools)
+            if self.names and self._may_call(tool)
         ]
-        return StructuredOutputsParams(json=calls[0] if len(calls) == 1 else {"anyOf": calls})
+        reply = Reply(
+            form=self.form,
+            tools=tools,
+            must_call=self.must_call,
+            is_parallel=self.is_parallel and self.choice.name is None,
+            answer=shape,
+            thinking=self.thinking,
+        )
+        return reply.grammar(special_ids)
+
+    def _is_strict(self, tool: Mapping[str, Any]) -> bool:  # Any: JSON schema
+        return tool["function"].get("strict") is True and self._may_call(tool)
+
+    def _schema(self, number: int, tool: Mapping[str, Any]) -> str:  # Any: JSON schema
+        """What its arguments are held to: without strict, and where no call must be made, any object."""
+        schema = {"type": "object"}
+        if self.must_call or self._is_strict(tool):
+            schema |= tool["function"].get("parameters") or {}
+        return json_schema_spec(schema, param=self.schemas_at.format(number)).text
 
     def sampling(self, tokenizer: Tokenizer) -> dict[str, bool]:
         """Marks that are special tokens must be decoded, or no parser sees them."""
         marks = [self.form.think_begin, self.form.think_end]
-        if self.names and not self.is_bound:
-            marks += [self.form.call_begin, self.form.call_end]
-        if self.form.style == "harmony" and not self.is_bound:
+        if self.names:
+            marks += [self.form.call_begin, self.form.call_end, self.form.arguments_mark]
+        if self.form.style == "harmony":
             marks.append(self.form.call_begin)  # every answer is written in channels, with tools or without
         is_needed = any(mark and mark in tokenizer.special_tokens for mark in marks)
         return {"skip_special_tokens": False} if is_needed else {}
@@ -124,12 +146,11 @@ class Tooling:
 
     def after(self, prompt: str | None) -> "Tooling":
         """The same, for answers to this prompt."""
-        return replace(self, is_thinking=thinks_at_once(self.form, prompt or ""))
+        return replace(self, thinking=thinking_after(self.form, prompt or ""))
 
     def parser(self) -> "AnswerParser":
-        if self.is_bound:
-            return AnswerParser(OutputParser(BOUND, self.names), self)
-        return AnswerParser(OutputParser(self.form, self.names, is_thinking=self.is_thinking), self)
+        is_thinking = self.thinking == "opened"
+        return AnswerParser(OutputParser(self.form, self.names, is_thinking=is_thinking), self)
 
     @property
     def is_plain(self) -> bool:

@@ -336,7 +336,7 @@ class AsyncEngine:
         grammar = call.grammar or spec_of(call.params.structured_outputs)
         assert self._prover is not None, "start() returns when it is there"
         if grammar is not None:
-            self._prover.prove(grammar)
+            self._prover.prove(grammar, param=call.grammar_param)
 
     async def _one_token(self) -> bool:
         params = SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True)

@@ -203,6 +203,7 @@ class Call:
     priority: int = 0
     cache_salt: str = ""
     grammar: GrammarSpec | None = None
+    grammar_param: str = "structured_outputs"  # what the user calls it, for messages
     timeout_s: float | None = None  # lowers the deadline, never raises it
     key_id: str = ""  # whose API key: one key's cached beginnings are not another's
     prompt: str | None = None

@@ -6,6 +6,7 @@ Called at admission, in any process and before anything is compiled. Refuses wha
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,9 @@ MAX_SCHEMA_BYTES = 64 * 1024
 MAX_PATTERN_BYTES = 4 * 1024
 MAX_GRAMMAR_BYTES = 64 * 1024
 MAX_CHOICES = 1000
+# Between two parts of a JSON text: a weak model would put space there for ever.
+JSON_SPACE = r"[ \t]{1,4}|\r?\n[ \t]{0,40}"
+EBNF_RULE = re.compile(r"^\s*[\w-]+\s*::=", re.MULTILINE)
 
 
 def spec_of(
@@ -124,7 +128,7 @@ def grammar_spec(grammar: str, *, param: str) -> GrammarSpec:
     if not grammar.strip():
         raise InvalidRequestError(f"{param} is empty; give a grammar or leave it out.", param=param)
     _bound(grammar, MAX_GRAMMAR_BYTES, "the grammar", param)
-    return GrammarSpec("ebnf" if "::=" in grammar else "lark", grammar)
+    return GrammarSpec("ebnf" if EBNF_RULE.search(grammar) else "lark", grammar)
 
 
 def _bound(text: str, limit: int, what: str, param: str) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from penstock.errors import GrammarLimitError, InvalidRequestError
 from penstock.request import GrammarSpec
+from penstock.text.grammar import JSON_SPACE
 from penstock.text.grammar_wire import Vocabulary
 
 Mask = NDArray[np.uint32]
@@ -32,8 +33,6 @@ FUEL = LLParserLimits(
     max_grammar_size=500_000,
     verbose_errors=False,
 )
-# Between two parts of a JSON text: a weak model would put space there for ever.
-JSON_SPACE = r"[ \t]{1,4}|\r?\n[ \t]{0,40}"
 MAX_BYTES = 64 << 20
 BASE_BYTES = 4 << 20
 BYTES_PER_TEXT_BYTE = 500  # 1,500 properties, 38 kB of text, take 13 MB (measured)

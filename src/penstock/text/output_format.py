@@ -16,6 +16,8 @@ class OutputFormat(msgspec.Struct, frozen=True, kw_only=True):
 
     `style` says how a call is written: `tagged` has a JSON object {"name", `arguments_key`} between
     `call_begin` and `call_end`; `bare_json` is that object alone, at the beginning of the answer.
+    `arguments_mark`: what stands before the arguments where they follow the name alone; "": the style's
+    other way. `is_single`: the template refuses a turn with more than one call.
     `shows_specials`: the marks are special tokens, so that the text must be decoded with them
     (`skip_special_tokens=False`) for the parser. `renders_tools`: the template itself tells the model of
     the tools it has.
@@ -26,10 +28,12 @@ class OutputFormat(msgspec.Struct, frozen=True, kw_only=True):
     call_begin: str = "<tool_call>"
     call_end: str = "</tool_call>"
     arguments_key: str = "arguments"
+    arguments_mark: str = ""
     think_begin: str = ""  # "": no reasoning
     think_end: str = ""
     shows_specials: bool = False
     renders_tools: bool = True
+    is_single: bool = False
 
 
 HERMES = OutputFormat(name="hermes")
@@ -59,6 +63,9 @@ HARMONY = OutputFormat(
     name="harmony", style="harmony", call_begin="<|channel|>", call_end="<|call|>", shows_specials=True
 )
 
+# What tells how a family's template spells arguments, by style.
+_ARGUMENT_MARKS = {"mistral": "[ARGS]", "deepseek": "```json"}
+_SINGLE = "only supports single tool"  # what Llama's templates raise for a turn with two calls
 # What only one family's templates say, in the order in which it is looked for.
 _TOOLS = (
     ("<|channel|>", HARMONY),
@@ -86,6 +93,12 @@ def infer_format(template_source: str) -> OutputFormat:
     found = next((family for mark, family in _TOOLS if mark in template_source), GENERIC)
     if found is HARMONY:
         return found
+    mark = _ARGUMENT_MARKS.get(found.style, "")
+    found = msgspec.structs.replace(
+        found,
+        arguments_mark=mark if mark in template_source else "",
+        is_single=_SINGLE in template_source,
+    )
     for begin, end in _THOUGHTS:
         if end in template_source:
             return msgspec.structs.replace(found, think_begin=begin, think_end=end)
