@@ -13,6 +13,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from penstock.model.build import build
+from penstock.model.family import FAMILIES, read_model
+
 CASES = Path(__file__).parent / "cases"
 DTYPES: dict[str, tuple[str, Any]] = {
     "bfloat16": ("BF16", ml_dtypes.bfloat16),
@@ -31,6 +34,9 @@ def make(case: dict[str, Any], folder: Path) -> Path:
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(case["config"] | {"torch_dtype": case["dtype"]}, indent=1))
+    for name, content in case.get("files", {}).items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(content))
     _tokenizer(case["config"]["vocab_size"], folder)
     _weights(case, folder)
     return folder
@@ -70,29 +76,31 @@ def _byte_alphabet() -> list[int]:
     return printable + [0x100 + i for i in range(256 - len(printable))]
 
 
+def _shapes(case: dict[str, Any]) -> dict[str, tuple[tuple[int, ...], float]]:
+    """The tensors that the model's own program asks for, under the checkpoint's names: shape and scale.
+
+    normal(0, 0.02), output projections smaller by the depth, so that activations stay of order one; vectors
+    are ones. For lineages that store one tensor per weight.
+    """
+    spec = read_model(case["config"])
+    names = FAMILIES[spec.architecture].names
+    program = build(
+        spec, weight_format="bfloat16", head_format="bfloat16", kv_dtype="bfloat16", max_context=8
+    )
+    deep = 0.02 / math.sqrt(2 * spec.num_layers)
+    shapes: dict[str, tuple[tuple[int, ...], float]] = {}
+    for use in program.weights.values():
+        shape = (use.shape[0] // len(use.sources), *use.shape[1:])  # one expert's, where there are experts
+        for source in use.sources:
+            scale = 0.02 if len(shape) > 1 else 0.0
+            name = names.checkpoint_name(source)
+            assert "[" not in name, f"{name} is a part of a tensor; such lineages are not written here"
+            shapes[name] = shape, deep if source.endswith((".o", ".down")) else scale
+    return shapes
+
+
 def _weights(case: dict[str, Any], folder: Path) -> None:
-    """normal(0, 0.02), output projections smaller by the depth, so that activations stay of order one."""
-    c = case["config"]
-    hidden, layers, inner = c["hidden_size"], c["num_hidden_layers"], c["intermediate_size"]
-    width, kv_width = c["num_attention_heads"] * c["head_dim"], c["num_key_value_heads"] * c["head_dim"]
-    deep = 0.02 / math.sqrt(2 * layers)
-    shapes: dict[str, tuple[tuple[int, ...], float]] = {
-        "model.embed_tokens.weight": ((c["vocab_size"], hidden), 0.02)
-    }
-    for i in range(layers):
-        prefix = f"model.layers.{i}."
-        shapes |= {
-            prefix + "input_layernorm.weight": ((hidden,), 0.0),
-            prefix + "post_attention_layernorm.weight": ((hidden,), 0.0),
-            prefix + "self_attn.q_proj.weight": ((width, hidden), 0.02),
-            prefix + "self_attn.k_proj.weight": ((kv_width, hidden), 0.02),
-            prefix + "self_attn.v_proj.weight": ((kv_width, hidden), 0.02),
-            prefix + "self_attn.o_proj.weight": ((hidden, width), deep),
-            prefix + "mlp.gate_proj.weight": ((inner, hidden), 0.02),
-            prefix + "mlp.up_proj.weight": ((inner, hidden), 0.02),
-            prefix + "mlp.down_proj.weight": ((hidden, inner), deep),
-        }
-    shapes["model.norm.weight"] = ((hidden,), 0.0)
+    shapes = _shapes(case)
     code, kind = DTYPES[case["dtype"]]
     header: dict[str, Any] = {}
     at = 0

@@ -25,12 +25,12 @@ def convert(model: Path, source: Path, target: Path) -> None:
 
 
 def main() -> None:
-    model, out, source, quantize = map(Path, sys.argv[1:5])
+    (model, out, source, quantize), kinds = map(Path, sys.argv[1:5]), sys.argv[5:]  # convert() sets argv
     out.mkdir(parents=True, exist_ok=True)
     whole = out / f"{model.name}-BF16.gguf"
     if not whole.exists():
         convert(model, source, whole)
-    for kind in sys.argv[5:]:
+    for kind in kinds:
         target = out / f"{model.name}-{kind}.gguf"
         pure = ["--pure"] if kind.endswith("-pure") else []  # the tied head, too, instead of Q6_K
         if not target.exists():

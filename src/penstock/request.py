@@ -86,7 +86,7 @@ class Request:
     cache_salt: str = ""
     bad_token_ids: tuple[tuple[int, ...], ...] = ()  # bad_words: the last id is banned after the rest
     grammar: GrammarSpec | None = None
-    pooling: str = ""  # "last" or "mean": no token is drawn, the prompt's hidden rows are pooled
+    pooling: str = ""  # "last", "mean" or "cls": no token is drawn, the prompt's hidden rows are pooled
     is_ready: bool = True  # False: its grammar is being built; it waits and is passed over
     output_tokens: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
@@ -113,7 +113,7 @@ class Request:
     def first_owed_row(self) -> int:
         """Rows from here on are wanted for more than their keys and values: no cached block replaces them."""
         last = len(self.tokens) - 1
-        if self.pooling == "mean":
+        if self.pooling in ("mean", "cls"):
             return min(last, self.num_pooled_tokens)
         if self.params.prompt_logprobs is not None and self.num_scored_tokens < self.num_prompt_tokens - 1:
             return min(last, self.num_scored_tokens)
@@ -179,7 +179,7 @@ class RequestOutput:
 
 @dataclass(slots=True)
 class EmbeddingOutput:
-    """`embedding` has length 1."""
+    """`embedding` has length 1, unless the checkpoint says otherwise."""
 
     embedding: list[float]
 

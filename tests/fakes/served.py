@@ -13,10 +13,12 @@ PATIENT = Limits(restart_failures=10**6, restart_backoff_s=0.05)
 
 
 @asynccontextmanager
-async def served(limits: Limits = PATIENT, *, config: EngineConfig | None = None, **options):
-    """The embedded model behind an engine process."""
+async def served(
+    limits: Limits = PATIENT, *, model: str = "penstock-tiny", config: EngineConfig | None = None, **options
+):
+    """A model, by default the embedded one, behind an engine process."""
     engine = await AsyncEngine.start(
-        "penstock-tiny", config or EngineConfig(max_requests=16, seed=11), limits, **options
+        model, config or EngineConfig(max_requests=16, seed=11), limits, **options
     )
     try:
         yield engine

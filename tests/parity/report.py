@@ -1,7 +1,7 @@
 """Measures every family beside transformers and writes the table of docs/models.md.
 
     python -m tests.parity.report [NAME ...]     prints the rows of these goldens, by default of all
-    python -m tests.parity.report --write        and puts the table into docs/models.md
+    python -m tests.parity.report --write        and puts the tables into docs/models.md
 
 Figures are those behind test_parity.py, on the best native ISA where there is one, else the reference.
 """
@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from tests.parity import test_encoders as encoders
 from tests.parity.steps import Sequences
 from tests.parity.test_parity import (
     BLOCK_SIZE,
@@ -22,12 +23,19 @@ from tests.parity.test_parity import (
 )
 
 from penstock.backends.cpu.probe import isas
+from penstock.model.program import Program
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 BEGIN, END = "<!-- table: python -m tests.parity.report --write -->", "<!-- end of table -->"
 HEADER = (
     "| architecture | model | fp32 error | greedy 64 | bf16 RMS | bf16 argmax | chunks, neighbours |"
     " prefix hit | runs on |\n|---|---|---|---|---|---|---|---|---|"
+)
+
+ENCODERS_BEGIN = "<!-- encoders: python -m tests.parity.report --write -->"
+ENCODERS_END = "<!-- end of encoders -->"
+ENCODERS_HEADER = (
+    "| architecture | model | fp32 error | bf16 RMS | neighbours | runs on |\n|---|---|---|---|---|---|"
 )
 
 
@@ -50,9 +58,25 @@ def row(name: str, make: MakeExecutor, backend: str) -> str:
         _argmax(golden, rounded[golden.rows]),
         _verdict(all(_chunks_are_equal(golden, make, dtype) for dtype in ("float32", "bfloat16"))),
         _verdict(_hit_is_equal(golden, make)),
-        _where(golden, backend),
+        _where(golden.program("bfloat16"), backend),
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def encoder_row(name: str, make: MakeExecutor, backend: str) -> str:
+    """One line of the encoders' table."""
+    golden = encoders.Golden(name)
+    exact, rounded = (golden.hidden(make, dtype, {0: golden.tokens})[0] for dtype in ("float32", "bfloat16"))
+    error = np.abs(exact - golden.exact).max() / np.abs(golden.exact).max()
+    ratio = np.sqrt(
+        np.square(rounded - golden.exact).mean() / np.square(golden.rounded - golden.exact).mean()
+    )
+    beside = golden.hidden(make, "bfloat16", {1: golden.tokens[::-1], 0: golden.tokens})[0]
+    is_equal = beside.tobytes() == rounded.tobytes()
+    figures = f"{error:.0e} | {ratio:.2f} | {_verdict(is_equal)}"
+    return (
+        f"| {golden.spec.architecture} | {name} | {figures} | {_where(golden.program('bfloat16'), backend)} |"
+    )
 
 
 def _verdict(is_equal: bool) -> str:
@@ -86,26 +110,37 @@ def _hit_is_equal(golden: Golden, make: MakeExecutor) -> bool:
     return shared.run({1: rest})[1].tobytes() == miss.tobytes()
 
 
-def _where(golden: Golden, backend: str) -> str:
+def _where(program: Program, backend: str) -> str:
     if backend == "reference":
         return "reference"
     from penstock.backends.cpu.kernels import refusals
 
-    refused = refusals(golden.program("bfloat16"))
+    refused = refusals(program)
     return "; ".join(refused) if refused else f"native ({backend})"
 
 
 def main(arguments: list[str]) -> None:
-    names = [argument for argument in arguments if argument != "--write"] or MODELS
+    asked = [argument for argument in arguments if argument != "--write"]
+    names = [name for name in MODELS if name in asked or not asked]
+    of_encoders = [name for name in encoders.MODELS if name in asked or not asked]
     best = isas()[0] if isas() else "reference"
     make = reference_executor if best == "reference" else partial(cpu_executor, isa=best)
     rows = sorted(row(name, make, best) for name in names)
-    table = "\n".join([HEADER, *rows])
+    _show(rows, HEADER, BEGIN, END, is_written="--write" in arguments)
+    rows = sorted(encoder_row(name, make, best) for name in of_encoders)
+    _show(rows, ENCODERS_HEADER, ENCODERS_BEGIN, ENCODERS_END, is_written="--write" in arguments)
+
+
+def _show(rows: list[str], header: str, begin: str, end: str, *, is_written: bool) -> None:
+    """Print a table; put it between its marks in the page."""
+    if not rows:
+        return
+    table = "\n".join([header, *rows])
     print(table)
-    if "--write" in arguments:
-        before, _, rest = PAGE.read_text().partition(BEGIN)
-        _, _, after = rest.partition(END)
-        PAGE.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}")
+    if is_written:
+        before, _, rest = PAGE.read_text().partition(begin)
+        _, _, after = rest.partition(end)
+        PAGE.write_text(f"{before}{begin}\n{table}\n{end}{after}")
 
 
 if __name__ == "__main__":

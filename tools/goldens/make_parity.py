@@ -46,6 +46,11 @@ def random_model(config: Any, seed: int) -> Any:
     """The architecture, with weights that make every part matter: norms off 1, biases, large logits."""
     attention = attention_of(config.model_type)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention)
+    fill(model, config, seed)
+    return model
+
+
+def fill(model: Any, config: Any, seed: int) -> None:
     model.eval()
     generator = torch.Generator().manual_seed(seed)
     stores_offset = "Gemma" in type(model).__name__  # its norms hold weight - 1
@@ -54,7 +59,7 @@ def random_model(config: Any, seed: int) -> Any:
         noise = torch.randn(weight.shape, generator=generator)
         if name.endswith("bias"):
             value = 0.5 * noise
-        elif "norm" in name or "ln_" in name:
+        elif "norm" in name.lower() or "ln_" in name:
             value = (0 if stores_offset else 1) + 0.2 * noise
         elif name in is_turned:
             value = noise * weight.shape[0] ** -0.5 * 1.5
@@ -67,7 +72,6 @@ def random_model(config: Any, seed: int) -> Any:
         if name.endswith("e_score_correction_bias"):
             buffer.copy_((0.1 * torch.randn(buffer.shape, generator=generator)).bfloat16().float())
     model.tie_weights()
-    return model
 
 
 def fix_frequencies(model: Any, max_context: int) -> None:

@@ -30,12 +30,12 @@ class EmbeddingRequest(Struct, frozen=True, kw_only=True):
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Meta(ge=1, le=2**31)] | None = None
     user: str | None = None
-    pooling: Literal["last", "mean"] | None = None  # ours: which rows of the last hidden state
+    pooling: Literal["last", "mean", "cls"] | None = None  # ours: which rows of the last hidden state
     timeout: Annotated[float, Meta(gt=0, le=1e9)] | None = None
 
 
 async def embeddings(request: Request) -> Response:
-    """One vector of length 1 per input, in their order."""
+    """One vector per input, in their order; of length 1, unless the checkpoint says otherwise."""
     context: Context = request.app.state.context
     body, num_bytes = await read_body(request, context, EmbeddingRequest)
     check_model(body.model, context)
@@ -56,13 +56,14 @@ async def embeddings(request: Request) -> Response:
                 params=DRAWS_NOTHING,
                 timeout_s=timeout_of(request, body.timeout),
                 key_id=request.state.key_id,
-                pooling=body.pooling or "last",
+                pooling=body.pooling or engine.facts.pooling,
             )
             for ids in prompts
         ]
         vectors = await engine.embed(tickets, calls)
     if size < engine.facts.embedding_size:
-        vectors = [cut(vector, size) for vector in vectors]
+        is_normalized = engine.facts.is_normalized
+        vectors = [cut(vector, size) if is_normalized else vector[:size] for vector in vectors]
     as_text = body.encoding_format == "base64"
     num_tokens = sum(map(len, prompts))
     request.state.usage = {"prompt_tokens": num_tokens, "output_tokens": 0}

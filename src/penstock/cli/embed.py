@@ -1,7 +1,7 @@
 """`penstock embed MODEL`: lines of text in, from standard input or FILE, one line of JSON per text out.
 
-`{"index": 0, "num_tokens": 3, "embedding": [...]}`, in the order of the lines, each of length 1. Lines are
-read and computed in batches, so that a long file needs no memory; an empty line is refused.
+`{"index": 0, "num_tokens": 3, "embedding": [...]}`, in the order of the lines; of length 1, unless the
+checkpoint says otherwise. Lines are read in batches: a long file needs no memory; empty ones are refused.
 """
 
 import argparse
@@ -32,9 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--pooling",
-        choices=("last", "mean"),
-        default="last",
-        help="the hidden state of the last token, or the mean of all. Default: last",
+        choices=("last", "mean", "cls"),
+        help="the hidden state of the last token, the mean of all, or the first. Default: what the "
+        "checkpoint says, else the mean of an encoder and the last of a decoder",
     )
     add_engine_flags(parser)
 

@@ -48,6 +48,7 @@ class Admission:
     max_context: int
     eos_ids: frozenset[int]
     seed: int
+    has_head: bool = True  # False: an encoder
     _num_drawn: int = field(default=0, init=False)
     _last_arrival_s: float = field(default=float("-inf"), init=False)
 
@@ -91,6 +92,13 @@ class Admission:
         """Refuse the call, or say on what terms it runs. Draws a seed where it brings none."""
         if pooling:
             return self._judge_pooled(prompt_tokens, pooling)
+        if not self.has_head:
+            raise InvalidRequestError(
+                "this model is an encoder: it makes embeddings and continues no text. Use embed(), penstock "
+                "embed or /v1/embeddings, or load a model that generates.",
+                param="model",
+                code="no_generation",
+            )
         check(params, self.vocab_size, self.max_context)
         self._check_prompt(prompt_tokens)
         max_output_tokens = self._max_output_tokens(len(prompt_tokens), params)

@@ -9,6 +9,7 @@ from penstock.engine.core import EngineCore
 from penstock.engine.grammars import Grammars
 from penstock.engine.inputs import InputBuilder
 from penstock.engine.output_text import StopFinder
+from penstock.engine.pooling import Pooler
 from penstock.kv.groups import make_groups
 from penstock.kv.manager import KVManager
 from penstock.scheduler.policy import POLICIES
@@ -37,12 +38,14 @@ def make_core(loaded: Loaded) -> EngineCore:
         max_requests=plan.max_requests,
         find_stop=stops,
         guide=grammars.guide,
+        computes_whole=not spec.is_causal,
     )
     inputs = InputBuilder(
         scheduler.requests,
         num_groups=len(plan.num_kv_blocks),
         vocab_size=spec.vocab_size,
         grammars=grammars,
+        pooler=Pooler(is_normalized=loaded.pooling.is_normalized),
     )
     return EngineCore(scheduler, inputs, loaded.executor.forward, stops=stops, grammars=grammars)
 

@@ -127,6 +127,7 @@ class AsyncEngine:
             max_context=ready.facts.max_context,
             eos_ids=frozenset(ready.eos_ids),
             seed=ready.plan.seed,
+            has_head=ready.facts.has_head,
         )
         self._prover = GrammarProver(
             partial(vocabulary_of, self.tokenizer, ready.facts.vocab_size, ready.eos_ids)
@@ -340,7 +341,10 @@ class AsyncEngine:
 
     async def _one_token(self) -> bool:
         params = SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True)
-        call = Call(request_id="probe", prompt_tokens=[0], params=params, priority=PROBE_PRIORITY)
+        pooling = "" if self.facts.has_head else "last"
+        call = Call(
+            request_id="probe", prompt_tokens=[0], params=params, priority=PROBE_PRIORITY, pooling=pooling
+        )
         try:
             async with Stream(self._desk, self._entry(call), None, self._loop) as news:
                 async for _ in news:

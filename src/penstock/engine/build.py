@@ -25,6 +25,7 @@ from penstock.model.config_reader import read_json
 from penstock.model.family import FAMILIES, read_model
 from penstock.model.generation import GenerationDefaults, read_generation
 from penstock.model.passes.fuse import fuse
+from penstock.model.pooling import PoolingSpec, read_pooling
 from penstock.model.program import Program
 from penstock.model.spec import ModelSpec
 from penstock.model.unfold import unfold
@@ -65,6 +66,7 @@ class Loaded:
     defaults: GenerationDefaults
     fingerprint: str
     notes: tuple[str, ...]
+    pooling: PoolingSpec
 
 
 def load_model(model: str, config: EngineConfig) -> Loaded:
@@ -72,6 +74,9 @@ def load_model(model: str, config: EngineConfig) -> Loaded:
     POLICIES[config.policy]  # an unknown name is refused before anything is read
     folder = locate(model, config.revision)
     spec = read_model(folder)
+    pooling = read_pooling(folder, spec)
+    if pooling.max_tokens is not None and not spec.has_head:
+        spec = replace(spec, max_context=min(spec.max_context, pooling.max_tokens))
     tokenizer = Tokenizer.load(folder, spec.vocab_size)
     template, template_notes = load_template(folder, tokenizer)
     defaults = read_generation(folder)
@@ -109,6 +114,7 @@ def load_model(model: str, config: EngineConfig) -> Loaded:
         defaults=defaults,
         fingerprint=_fingerprint(checkpoint, program, plan, executor.describe()),
         notes=notes,
+        pooling=pooling,
     )
 
 

@@ -65,13 +65,14 @@ class InputBuilder:
         num_groups: int,
         vocab_size: int,
         grammars: Grammars | None = None,
+        pooler: Pooler | None = None,
     ) -> None:
         self._requests = requests
         self._grammars = grammars
         self._vocab_size = vocab_size
         self._slots: dict[str, _Slot] = {}
         self._free_slots: list[int] = []
-        self._pooler = Pooler()
+        self._pooler = pooler or Pooler()
         self._tables = [np.zeros((0, 8), np.int32) for _ in range(num_groups)]
         self._counting = np.arange(64, dtype=np.int32)
 

@@ -71,6 +71,7 @@ class LLM:
             max_context=loaded.plan.max_context,
             eos_ids=eos_ids_of(loaded.defaults, loaded.tokenizer),
             seed=loaded.plan.seed,
+            has_head=loaded.spec.has_head,
         )
         self._prover = GrammarProver(
             partial(vocabulary_of, loaded.tokenizer, loaded.spec.vocab_size, self._admission.eos_ids)
@@ -126,12 +127,14 @@ class LLM:
         return self._run(read, params, use_tqdm=use_tqdm, priority=None)
 
     def embed(
-        self, prompts: Prompt | Sequence[Prompt], *, pooling: str = "last", use_tqdm: bool = True
+        self, prompts: Prompt | Sequence[Prompt], *, pooling: str | None = None, use_tqdm: bool = True
     ) -> list[EmbeddingRequestOutput]:
-        """The embedding of each prompt: the hidden state after the last norm, of its last token or the mean
-        of all (`pooling`), scaled to length 1. The bits depend on the prompt alone."""
+        """The embedding of each prompt: the hidden state after the last norm, of its last token, its first
+        ("cls") or the mean of all, by default as the checkpoint says; of length 1, unless it says otherwise.
+        The bits depend on the prompt alone."""
         many: list[Prompt] = [prompts] if isinstance(prompts, str | Mapping) else list(prompts)
         read = [self._reader.read(prompt) for prompt in many]
+        pooling = self.loaded.pooling.pooling if pooling is None else pooling
         check_pooling(pooling)
         calls = self._admit(read, [SamplingParams()] * len(read), priority=None, pooling=pooling)
         self._finish(calls, use_tqdm=use_tqdm)

@@ -184,6 +184,9 @@ def ready_of(name: str, loaded: Loaded, core: EngineCore) -> Ready:
         defaults=default_params(loaded.defaults),
         embedding_size=loaded.spec.hidden_size,
         embedding_cuts=read_sizes(read_json(loaded.folder / "config.json"), loaded.spec.hidden_size),
+        pooling=loaded.pooling.pooling,
+        is_normalized=loaded.pooling.is_normalized,
+        has_head=loaded.spec.has_head,
     )
     eos_ids = tuple(sorted(eos_ids_of(loaded.defaults, loaded.tokenizer)))
     return Ready(facts, plan, eos_ids, core.scheduler.max_request_tokens(plan.max_context), loaded.notes)

@@ -39,6 +39,9 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     defaults: SamplingParams
     embedding_size: int = 0  # numbers of an embedding
     embedding_cuts: tuple[int, ...] = ()  # sizes to which it was trained to be cut
+    pooling: str = "last"  # of embeddings that do not ask for one
+    is_normalized: bool = True  # whether embeddings have length 1
+    has_head: bool = True  # False: an encoder, which makes embeddings alone
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
@@ -207,7 +210,7 @@ class Call:
     timeout_s: float | None = None  # lowers the deadline, never raises it
     key_id: str = ""  # whose API key: one key's cached beginnings are not another's
     prompt: str | None = None
-    pooling: str = ""  # "last" or "mean": an embedding is asked for, and no token
+    pooling: str = ""  # "last", "mean" or "cls": an embedding is asked for, and no token
 
     def __post_init__(self) -> None:
         try:

@@ -73,14 +73,21 @@ def build(
     for index, layer in enumerate(spec.layers):
         b.scope(f"layers.{index}.")
         kv = _kv_layer(index, groups[index], layer.mixer, kv_dtype)
-        x = _layer(b, layer, how, x, kv=kv, table=tables.get(layer.mixer.rope))
-    b.scope("")
+        is_last = index == spec.num_layers - 1
+        x = _layer(b, layer, how, x, kv=kv, table=tables.get(layer.mixer.rope), is_last=is_last)
+    if spec.layers[-1].norm_sums:
+        final = _norm_inputs(b, "mlp_norm", spec.final_norm)
+        b.scope("")
+    else:
+        b.scope("")
+        final = _norm_inputs(b, "final_norm", spec.final_norm)
 
-    rows = b("last_rows", take_rows, x, "step.logit_rows")
-    h = _norm(b, "final_norm", spec.final_norm, rows)
-    final = _norm_inputs(b, "final_norm", spec.final_norm)
     attrs = _norm_attrs(spec.final_norm)
     b.tap("hidden", rows_norm_operand, x, "step.hidden_rows", *final, **attrs, to="float32")
+    if not spec.has_head:
+        return b.finish()
+    rows = b("last_rows", take_rows, x, "step.logit_rows")
+    h = b("final_norm", norm, rows, *final, **attrs)
     source = "embed" if spec.tie_embeddings else "lm_head"
     head_operand = operand_of(b.format_of(source, head_format), activations)
     h = b("head_operand", operand, h, to=head_operand)
@@ -123,9 +130,19 @@ def _embedding(b: Builder, spec: ModelSpec) -> str:
 
 
 def _layer(
-    b: Builder, spec: LayerSpec, how: Arithmetic, x: str, *, kv: KVLayer, table: tuple[str, str] | None
+    b: Builder,
+    spec: LayerSpec,
+    how: Arithmetic,
+    x: str,
+    *,
+    kv: KVLayer,
+    table: tuple[str, str] | None,
+    is_last: bool,
 ) -> str:
-    """One decoder block: the residual stream after it."""
+    """One block: the residual stream after it; of the last, before the norm of its sum, if there is one.
+
+    That one is the final norm: only the rows need it that somebody reads.
+    """
     h = _normed(b, "attn", spec, x)
     h = shared = b("attn.in", operand, h, to=how.operand)
     how = replace(how, scale=spec.residual_scale)
@@ -134,7 +151,7 @@ def _layer(
         y = latent_attention(b, spec.mixer, how, h, kv=kv, table=table)
     else:
         y = _attention(b, spec.mixer, how, h, kv=kv, table=table)
-    after = _joined(b, "attn", spec, x, y)
+    after = _normed_sum(b, "attn", spec, _joined(b, "attn", spec, x, y))
     if isinstance(spec.mlp, MoESpec):
         assert not spec.is_parallel, "no model has experts beside its attention"
         y = experts(b, spec.mlp, _normed(b, "mlp", spec, after), how)
@@ -143,7 +160,8 @@ def _layer(
     else:
         h = _normed(b, "mlp", spec, x if spec.is_parallel else after)
         y = mlp(b, spec.mlp, b("mlp.in", operand, h, to=how.operand), how)
-    return _joined(b, "mlp", spec, after, y)
+    y = _joined(b, "mlp", spec, after, y)
+    return y if is_last else _normed_sum(b, "mlp", spec, y)
 
 
 def _normed(b: Builder, half: str, spec: LayerSpec, x: str) -> str:
@@ -156,6 +174,11 @@ def _joined(b: Builder, half: str, spec: LayerSpec, x: str, y: str) -> str:
     if spec.norm_outputs:
         y = _norm(b, f"{half}_out_norm", spec.norm, y)
     return b(f"after_{half}", add, x, y)
+
+
+def _normed_sum(b: Builder, half: str, spec: LayerSpec, x: str) -> str:
+    """The residual stream after a half of the block."""
+    return _norm(b, f"{half}_norm", spec.norm, x) if spec.norm_sums else x
 
 
 def _norm(b: Builder, name: str, spec: NormSpec, x: str) -> str:

@@ -23,6 +23,21 @@ _MAX_SHOWN: Final = 60  # characters of an offending value that a message repeat
 
 def read_json(path: Path) -> JSONObject:
     """The object in a JSON file. NaN, duplicate keys, absurd sizes and depths are refused."""
+    values = _read(path)
+    if not isinstance(values, dict):
+        raise _refusal(f"{path} holds {show(values)}, not a JSON object; download it again.")
+    return values
+
+
+def read_json_list(path: Path) -> list[JSONObject]:
+    """The list of objects in a JSON file; the same is refused."""
+    values = _read(path)
+    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
+        raise _refusal(f"{path} holds {show(values)}, not a list of JSON objects; download it again.")
+    return values
+
+
+def _read(path: Path) -> object:
     name = path.name
     if not path.is_file():
         raise ModelLoadError("bad_config", f"{path} is missing or not a file; a model folder needs a {name}.")
@@ -30,7 +45,7 @@ def read_json(path: Path) -> JSONObject:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise _refusal(f"{path} is larger than {MAX_FILE_BYTES} bytes; this is no {name}.")
         text = path.read_bytes().decode("utf-8")
-        values = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
+        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
     except OSError as error:
         raise ModelLoadError("io_error", f"{path} cannot be read: {error.strerror}.") from None
     except (
@@ -38,9 +53,6 @@ def read_json(path: Path) -> JSONObject:
         RecursionError,
     ) as error:  # bad UTF-8, bad JSON, a number of 5000 digits, a depth bomb
         raise _refusal(f"{path} is not valid JSON: {show(error)}; download it again.") from None
-    if not isinstance(values, dict):
-        raise _refusal(f"{path} holds {show(values)}, not a JSON object; download it again.")
-    return values
 
 
 def show(value: object) -> str:

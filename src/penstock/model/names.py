@@ -32,6 +32,8 @@ class Names:
     flattened: tuple[str, ...] = ()  # patterns of vectors stored with two dims
     renamed: Mapping[str, str] = field(default_factory=dict)  # in the middle of names of some checkpoints
     optional_prefix: str = ""  # of all names but lm_head; some files of the lineage leave it out
+    # Tables that are looked up together -> one whose first row all of them gain; the latter is used up
+    gains: Mapping[str, str] = field(default_factory=dict)
     # Tensors of newer files, of all experts: [E, rows, K] -> names with `*` that share the rows
     stacked: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -39,7 +41,9 @@ class Names:
     def changes_tensors(self) -> bool:
         """Whether a checkpoint holds anything in another form than its weights are used in."""
         is_folded = any("[" in name or "{}" in name for name in self.layer.values())
-        changes = self.transposed, self.flattened, self.renamed, self.optional_prefix, self.stacked
+        changes = (
+            self.transposed, self.flattened, self.renamed, self.optional_prefix, self.stacked, self.gains
+        )  # fmt: skip
         return is_folded or any(changes)
 
     def checkpoint_name(self, canonical: str) -> str:

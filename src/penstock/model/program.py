@@ -1,7 +1,8 @@
 """A program: the decoder pass as a flat list of calls over named values. Built once per loaded model.
 
 Values: `step.*` (the batch), `weights.<name>`, `const.*` (rope tables), `kv.<layer>`; all else is an
-activation, flat [T, width]. The last call's output is `logits` [R,V]; `hidden` is made on request.
+activation, flat [T, width]. The last call's output is `logits` [R,V], but of an encoder, which has none;
+`hidden` is made on request.
 Passes turn a Program into another with the same bits; backends run it; the planner prices it. Nothing here
 computes.
 """
@@ -95,7 +96,7 @@ class Program:
     def fingerprint(self) -> str:
         """A hash of everything here that decides bits: ops, attributes, formats, constants."""
         digest = hashlib.sha256()
-        for call in self.calls:
+        for call in (*self.calls, self.hidden):
             digest.update(json.dumps([call.op.name, call.inputs, call.output, dict(call.attrs)]).encode())
         for use in self.weights.values():
             digest.update(json.dumps([use.name, use.sources, use.shape, use.format]).encode())
@@ -264,7 +265,8 @@ class Builder:
         return f"kv.{layer.layer}"
 
     def finish(self) -> Program:
-        assert self._calls[-1].output == "logits", "a program ends with its logits"
+        has_logits = self._calls[-1].output == "logits"
+        assert has_logits == self._spec.has_head, "a program ends with its logits, if it has any"
         assert self._hidden is not None, "a program can be asked for its hidden rows"
         return Program(
             spec=self._spec,

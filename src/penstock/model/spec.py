@@ -142,10 +142,10 @@ class MoESpec:
 
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
-    """x + mixer(norm(x)), then x + mlp(norm(x)); norms of the inputs, of the outputs, or of both.
+    """x + mixer(norm(x)), then x + mlp(norm(x)); norms of inputs, of outputs, of both, or of sums.
 
     Parallel: x + mixer(norm(x)) + mlp(norm(x)), by two norms or one. What is added to x is multiplied
-    by `residual_scale` first.
+    by `residual_scale` first. Norms of sums: norm(x + mixer(x)), and what follows reads that (post-norm).
     """
 
     mixer: AttentionSpec | LatentAttentionSpec
@@ -153,6 +153,7 @@ class LayerSpec:
     norm: NormSpec
     norm_inputs: bool = True
     norm_outputs: bool = False
+    norm_sums: bool = False
     is_parallel: bool = False
     shares_norm: bool = False  # of a parallel layer
     residual_scale: float = 1.0
@@ -175,7 +176,10 @@ class KVGroupSpec:
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A decoder, whole. `dtype` is what the checkpoint says it holds; `max_context` what it can attend to."""
+    """A model, whole. `dtype` is what the checkpoint says it holds; `max_context` what it can attend to.
+
+    Where the last layer norms its sums, `final_norm` is the last of them: it has the layer's weight.
+    """
 
     hidden_size: int
     vocab_size: int
@@ -183,6 +187,7 @@ class ModelSpec:
     final_norm: NormSpec
     max_context: int
     tie_embeddings: bool
+    has_head: bool = True  # False: an encoder, which has hidden rows and no logits
     embed_scale: float = 1.0
     embed_norm: NormSpec | None = None
     positions: PositionTableSpec | None = None
@@ -195,6 +200,11 @@ class ModelSpec:
     @property
     def num_layers(self) -> int:
         return len(self.layers)
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether no row reads what comes after it. Else a request is computed whole, in one step."""
+        return all(layer.mixer.is_causal for layer in self.layers)
 
     def kv_groups(self) -> tuple[KVGroupSpec, ...]:
         """Layers by what they keep, in order of first appearance."""

@@ -42,6 +42,8 @@ class _Unfolded(Mapping[str, Tensor]):
             for old, new in names.renamed.items():
                 known = known.replace(old, new)
             self._makers[known] = partial(self._whole, known, name)
+        for table, other in names.gains.items():
+            self._add_first_row(table, other)
         for index, layer in enumerate(spec.layers):
             self._split(names.layer_prefix.format(index), layer)
             if isinstance(layer.mlp, MoESpec):
@@ -94,6 +96,19 @@ class _Unfolded(Mapping[str, Tensor]):
         if part in _OF_EACH_HEAD:
             return layer.mixer.num_heads
         return layer.mixer.num_kv_heads if self._names.is_grouped else 1
+
+    def _add_first_row(self, table: str, other: str) -> None:
+        """Let every row of `table` gain the first of `other`: in float32, which holds the sum best."""
+        whole, first = self._makers.get(table), self._makers.pop(other, None)
+        if whole is None:
+            return  # the loader says what is missing
+        if first is None:
+            raise ModelLoadError(
+                "missing_tensor", f"tensor {other} is not in the checkpoint; download it again, whole."
+            )
+        self._makers[table] = lambda: (
+            _array(whole(), table).astype(np.float32) + _array(first(), other)[:1].astype(np.float32)
+        )
 
     def _unstack(self, prefix: str, num_experts: int) -> None:
         """Put a tensor for each expert, and each part of it, in the place of the one that holds them all."""

@@ -85,7 +85,7 @@ def make_plan(config: EngineConfig, spec: ModelSpec, facts: Facts, machine: Mach
     block_size = _block_size(config, backend, reasons)
     groups = make_groups(spec.kv_groups(), facts.layer_token_bytes(backend, kv_dtype), block_size=block_size)
     max_requests = _max_requests(config, reasons)
-    max_step_tokens = _step_tokens(config, max_requests, reasons)
+    max_step_tokens = _step_tokens(config, spec, max_requests, reasons)
     memory_bytes = _kv_memory(config, machine, weight_bytes, reasons)
     max_context = _max_context(config, spec, groups, memory_bytes, max_step_tokens, block_size, reasons)
     num_blocks = split_blocks(
@@ -259,7 +259,11 @@ def _max_requests(config: EngineConfig, reasons: dict[str, str]) -> int:
     return config.max_requests
 
 
-def _step_tokens(config: EngineConfig, max_requests: int, reasons: dict[str, str]) -> int:
+def _step_tokens(config: EngineConfig, spec: ModelSpec, max_requests: int, reasons: dict[str, str]) -> int:
+    if config.max_step_tokens == "auto" and not spec.is_causal:
+        longest = spec.max_context if config.max_context == "auto" else config.max_context
+        reasons["max_step_tokens"] = "the longest text, which is computed whole: its rows read all others"
+        return max(DEFAULT_STEP_TOKENS, max_requests, longest)
     if config.max_step_tokens == "auto":
         reasons["max_step_tokens"] = (
             "keeps a step near a second, so that running answers go on during long prompts"
@@ -301,11 +305,17 @@ def _max_context(
     block_size: int,
     reasons: dict[str, str],
 ) -> int:
+    longest = spec.max_context if spec.is_causal else min(spec.max_context, max_step_tokens)
     if config.max_context != "auto":
         if not 1 <= config.max_context <= spec.max_context:
             raise ConfigError(
                 f"max_context={config.max_context:,}: this model attends to 1 to {spec.max_context:,} "
                 f"tokens; beyond that its positions were never trained."
+            )
+        if config.max_context > longest:
+            raise ConfigError(
+                f"max_context={config.max_context:,} is above max_step_tokens={max_step_tokens:,}, and this "
+                "model reads a text in one step. Raise the second or lower the first."
             )
         reasons["max_context"] = ASKED
         return config.max_context
@@ -318,10 +328,11 @@ def _max_context(
             return False
         return True
 
-    if fits(spec.max_context):
-        reasons["max_context"] = "all that the model was made for"
-        return spec.max_context
-    low, high = 0, spec.max_context
+    if fits(longest):
+        is_all = longest == spec.max_context
+        reasons["max_context"] = "all that the model was made for" if is_all else "what one step computes"
+        return longest
+    low, high = 0, longest
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
@@ -336,7 +347,7 @@ def _max_context(
 
 
 def _prefix_cache(config: EngineConfig, spec: ModelSpec, reasons: dict[str, str]) -> bool:
-    if not all(layer.mixer.is_causal for layer in spec.layers):
+    if not spec.is_causal:
         reasons["prefix_cache"] = "rows read what comes after them, so equal beginnings are not equal rows"
         return False
     reasons["prefix_cache"] = "exact, and free where nothing is shared" if config.prefix_cache else ASKED

@@ -64,6 +64,7 @@ class Scheduler:
     """Continuous batching under `max_step_tokens` and `max_requests`.
 
     The request that has run longest is never preempted and is served every step, so every request ends.
+    `computes_whole`: rows read what comes after them, so that a prompt is computed in one step, or waits.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Scheduler:
         find_stop: StopChecker | None = None,
         guide: Guide | None = None,
         max_scored_rows: int = MAX_SCORED_ROWS,
+        computes_whole: bool = False,
     ) -> None:
         if max_step_tokens < max_requests:
             raise ConfigError(
@@ -87,6 +89,7 @@ class Scheduler:
         self._max_step_tokens = max_step_tokens
         self._max_requests = max_requests
         self._max_scored_rows = max_scored_rows
+        self._computes_whole = computes_whole
         self._find_stop = find_stop
         self._guide = guide
         self._requests: dict[str, Request] = {}
@@ -136,6 +139,12 @@ class Scheduler:
                 f"prompt has {request.num_prompt_tokens:,} tokens and {request.max_output_tokens:,} more are "
                 f"asked for; the KV cache holds {self._kv.capacity_tokens:,} in all. Ask for less, or raise "
                 "memory_bytes."
+            )
+        if self._computes_whole and request.num_prompt_tokens > self._max_step_tokens:
+            raise ContextLengthError(
+                f"the text has {request.num_prompt_tokens:,} tokens, which this model reads at once; a step "
+                f"holds {self._max_step_tokens:,}. Shorten it or raise max_step_tokens.",
+                param="input",
             )
         self._requests[request.request_id] = request
         self._waiting[request.request_id] = request
@@ -282,8 +291,12 @@ class Scheduler:
             offer = budget.offer(len(request.tokens) - hit.num_tokens, num_to_serve=0, owes_rows=owes)
             if offer == 0:
                 continue  # prompt rows are rationed: another request has this step's share
+            if self._computes_whole and offer < len(request.tokens):
+                continue  # it begins the next step, when the budget is whole
             num_tokens = min(offer, self._kv.max_new_tokens(request, hit))
-            if num_tokens == 0 or not self._kv.has_room(request, hit, self._running.values()):
+            if num_tokens == 0 or (self._computes_whole and num_tokens < offer):
+                return
+            if not self._kv.has_room(request, hit, self._running.values()):
                 return
             if not self._kv.allocate(request, num_tokens, hit):
                 return

@@ -54,7 +54,7 @@ def test_the_process_boundary_changes_no_bit_and_a_kill_neither(llm):
             with pytest.raises(ContextLengthError):
                 await embed(engine, [call_of([3] * (engine.facts.max_context + 1), "last")])
             with pytest.raises(InvalidRequestError):
-                await embed(engine, [call_of(ids[0], "cls")])
+                await embed(engine, [call_of(ids[0], "max")])
             leaving = asyncio.create_task(embed(engine, [call_of(ids[1], "mean")] * 8))
             await asyncio.sleep(0)
             leaving.cancel()
@@ -81,7 +81,7 @@ def test_a_prompt_may_fill_the_context_and_no_more(llm):
         llm.embed({"prompt_token_ids": [5] * (most + 1)}, use_tqdm=False)
 
 
-@pytest.mark.parametrize("bad", ["", "cls", "MEAN"])
+@pytest.mark.parametrize("bad", ["", "max", "MEAN"])
 def test_a_pooling_that_is_not_known_is_refused(llm, bad):
     with pytest.raises(InvalidRequestError, match="pooling"):
         llm.embed("x", pooling=bad, use_tqdm=False)

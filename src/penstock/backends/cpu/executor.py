@@ -53,7 +53,8 @@ class CpuExecutor:
         self._native = self._lowering.native
         self._isa = isa
         self._pool = pool
-        self._outputs = (*(call.output for call in program.calls), "sampled")
+        last = ("sampled",) if program.spec.has_head else ()
+        self._outputs = (*(call.output for call in program.calls), *last)
 
     def forward(self, step: StepInput) -> StepOutput:
         rows = step.sampling

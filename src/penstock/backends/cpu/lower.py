@@ -115,9 +115,11 @@ class Lowering:
         for call in calls:
             self.first_ops.append(self.native.num_ops)
             CPU[call.op.name](self, call)
-        self.first_ops.append(self.native.num_ops)
-        self.logits = self[program.calls[-1].output]
-        self.native.sample(self.logits)
+        if program.spec.has_head:
+            self.first_ops.append(self.native.num_ops)
+        self.logits = self[program.calls[-1].output] if program.spec.has_head else -1
+        if program.spec.has_head:
+            self.native.sample(self.logits)
 
     def __getitem__(self, name: str | None) -> int:
         assert name is not None
@@ -212,7 +214,7 @@ class Lowering:
             for name in call.inputs:
                 if name in last_use:
                     last_use[name] = index
-        last_use[calls[-1].output] = len(calls)  # the sampler reads it
+        last_use[calls[-1].output] = len(calls)  # the sampler reads the logits
         last_use[self._program.hidden.output] = len(calls)  # and this is read when the step is over
         names, sizes, lifetimes = [], [], []
         widths: dict[str, int] = {}
@@ -270,9 +272,9 @@ class Lowering:
 
 
 def _with_hidden(program: Program) -> tuple[Call, ...]:
-    """The calls, that of the hidden rows before the first that takes the rows of logits."""
+    """The calls, that of the hidden rows before the first that takes the rows of logits, or at the end."""
     calls = program.calls
-    place = next(i for i, call in enumerate(calls) if "step.logit_rows" in call.inputs)
+    place = next((i for i, call in enumerate(calls) if "step.logit_rows" in call.inputs), len(calls))
     return (*calls[:place], program.hidden, *calls[place:])
 
 

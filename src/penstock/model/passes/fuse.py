@@ -54,7 +54,8 @@ class _Rewriter:
                 pattern(self, call)
 
     def finish(self) -> Program:
-        names = (str(name).removeprefix("weights.") for call in self._calls for name in call.inputs)
+        calls = (*self._calls, self._program.hidden)
+        names = (str(name).removeprefix("weights.") for call in calls for name in call.inputs)
         used = dict.fromkeys(name for name in names if name in self._weights)  # in order of first use
         return Program(
             spec=self._program.spec,
