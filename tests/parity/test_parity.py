@@ -94,7 +94,7 @@ def cpu_executor(folder: Path, program: Program, isa: str) -> Executor:
     ]
     checkpoint = read_checkpoint(folder)
     checkpoint = replace(checkpoint, tensors=unfold(checkpoint.tensors, family.names, program.spec))
-    weights = load(checkpoint, wanted, is_inert=family.names.is_inert)
+    weights = load(checkpoint, wanted, is_inert=lambda name: family.names.is_inert(name, program.spec))
     limits = Limits(max_rows=512, max_logit_rows=512, num_blocks=(NUM_BLOCKS,) * len(program.kv_groups))
     return CpuExecutor(program, weights, limits, isa=isa, pool=_native.Pool(2))
 
