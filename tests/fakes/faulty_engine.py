@@ -16,7 +16,9 @@ import numpy as np
 
 from penstock.engine.assemble import make_core
 from penstock.engine.build import load_model
+from penstock.engine.channel import Channel
 from penstock.engine.process import main
+from penstock.engine.wire import Hello
 from penstock.errors import ModelLoadError
 
 
@@ -30,6 +32,8 @@ class Faults(msgspec.Struct, forbid_unknown_fields=True):
     once: str | None = None  # a file: only the first engine that gets there fails
     step_s: float = 0.0  # every step takes so much longer
     is_silent: bool = False  # takes every request and never steps
+    is_mute: bool = False  # its greeting never arrives
+    forgets: int = 0  # so many requests never arrive
     load_error: bool = False
 
 
@@ -37,12 +41,19 @@ def command(**faults) -> tuple[str, ...]:
     return (sys.executable, "-m", "tests.fakes.faulty_engine", msgspec.json.encode(Faults(**faults)).decode())
 
 
-def fail(faults: Faults) -> None:
+def is_first(faults: Faults) -> bool:
+    """Whether this engine is to fail: with `once`, no other did."""
     if faults.once is not None:
         try:
             Path(faults.once).touch(exist_ok=False)
         except FileExistsError:
-            return
+            return False
+    return True
+
+
+def fail(faults: Faults) -> None:
+    if not is_first(faults):
+        return
     match faults.how:
         case "kill":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -92,8 +103,14 @@ def run() -> int:
         core = make_core(loaded)
         if faults.is_silent:
             core.add_request = lambda request: None
+        if faults.forgets and is_first(faults):
+            add, left = core.add_request, iter(range(faults.forgets))
+            core.add_request = lambda request: next(left, None) is None and add(request)
         return core
 
+    if faults.is_mute and is_first(faults):
+        send = Channel.send
+        Channel.send = lambda self, message: isinstance(message, Hello) or send(self, message)
     return main(sys.argv[2:], load, make)
 
 

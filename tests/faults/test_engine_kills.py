@@ -141,6 +141,22 @@ def test_a_step_that_never_ends_is_found_though_the_heart_beats(expected, tmp_pa
     assert_same(asyncio.run(run()), expected[1])
 
 
+@pytest.mark.parametrize("faults", [{"is_mute": True}, {"forgets": 2}], ids=["its greeting", "its calls"])
+def test_an_engine_that_waits_for_what_was_lost_is_replaced_though_its_heart_beats(
+    expected, faults, tmp_path
+):
+    limits = Limits(hang_s=4.0, heartbeat_s=4.0, restart_backoff_s=0.05)
+
+    async def run():
+        async with served(limits, command=command(**faults, once=str(tmp_path / "waits"))) as engine:
+            outcomes = await asyncio.gather(*(ask(engine, PROMPT, **options) for options in MIX[:3]))
+            assert engine._supervisor.num_restarts >= 1
+            return outcomes
+
+    for outcome, output in zip(asyncio.run(run()), expected[:3], strict=True):
+        assert_same(outcome, output)
+
+
 def test_a_request_that_ends_the_engine_twice_is_quarantined_and_the_innocent_finish(expected):
     poison = 3333
     limits = Limits(restart_backoff_s=0.05)

@@ -249,6 +249,10 @@ class AsyncEngine:
 
     # for the supervisor
 
+    @property
+    def num_given(self) -> int:
+        return len(self._desk.dispatcher.given)
+
     def on_ready(self, ready: Ready, engine: RunningEngine) -> None:
         if self._plan is None:
             self._adopt(ready)

@@ -91,4 +91,7 @@ def _pair() -> "zmq.Socket[bytes]":
     socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
     socket.setsockopt(zmq.LINGER, 0)
+    # no limit to the greeting: a machine that is paused in it would lose the pair, and the engine does not
+    # connect again
+    socket.setsockopt(zmq.HANDSHAKE_IVL, 0)
     return socket

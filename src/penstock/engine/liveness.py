@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 
 import msgspec
 
@@ -18,6 +19,7 @@ from penstock.engine.serving import Limits
 
 BEAT_S = 1.0
 LOADING_PATIENCE = 12  # times the heartbeat limit: reading weights may hold the interpreter for a while
+LOADING_CPU_S = 0.05  # of its processor: less than that and the heart alone beats
 MAX_TICK_S = 2.0  # time that passes for this process alone counts no more than this: it was frozen itself
 
 
@@ -34,6 +36,7 @@ class Beat(msgspec.Struct, frozen=True, array_like=True):
     kv_usage: float
     rss_bytes: int
     num_malformed: int
+    cpu_s: float
 
 
 _decoder = msgspec.msgpack.Decoder(Beat)
@@ -71,6 +74,7 @@ class Vitals:
             kv_usage=self.kv_usage,
             rss_bytes=rss_bytes(),
             num_malformed=self.num_malformed,
+            cpu_s=time.process_time(),
         )
 
 
@@ -98,18 +102,37 @@ class Pulse(threading.Thread):
         self._on_orphaned()
 
 
+class Stage(Enum):
+    CONNECTING = "connecting"  # started, and no word from it yet
+    LOADING = "loading"
+    READY = "ready"
+
+
 class Watch:
     """The front end's judgement. `tick` is called about each second; time is counted by its calls, so that a
-    front end that was itself frozen (a paused machine) does not take that for the engine's silence."""
+    front end that was itself frozen (a paused machine) does not take that for the engine's silence.
+
+    A heart that beats proves little: an engine may wait for a frame that was lost. So each stage has its own
+    sign of life besides: a first word, work for the processor, steps for the calls that it was given.
+    """
 
     def __init__(self, limits: Limits, now_s: float) -> None:
         self._limits = limits
         self._last_tick_s = now_s
         self._turn: tuple[int, float] | None = None
         self._turn_age_s = 0.0
-        self.is_loading = True
+        self._stage = Stage.CONNECTING
+        self._sign: float = 0.0  # what the stage's sign of life was when it last changed
+        self._sign_age_s = 0.0
         self.beat: Beat | None = None
         self.age_s = 0.0  # of the last beat, in ticks
+
+    @property
+    def stage(self) -> Stage:
+        return self._stage
+
+    def enter(self, stage: Stage) -> None:
+        self._stage, self._sign, self._sign_age_s = stage, 0.0, 0.0
 
     def take(self, beat: Beat) -> None:
         self.beat = beat
@@ -118,21 +141,42 @@ class Watch:
         if turn != self._turn:
             self._turn, self._turn_age_s = turn, 0.0
 
-    def tick(self, now_s: float) -> str | None:
-        """Why the engine must be taken for hung, or None."""
+    def tick(self, now_s: float, num_given: int = 0) -> str | None:
+        """Why the engine must be taken for hung, or None. `num_given`: calls that it should be running."""
         passed_s = min(MAX_TICK_S, max(0.0, now_s - self._last_tick_s))
         self._last_tick_s = now_s
         self.age_s += passed_s
+        self._sign_age_s += passed_s
         if self._turn is not None:
             self._turn_age_s += passed_s
-        limit_s = max(self._limits.hang_s, self._limits.heartbeat_s)
-        if self.is_loading:
-            limit_s *= LOADING_PATIENCE
-        if self.age_s > limit_s:
+        hang_s = self._limits.hang_s
+        limit_s = max(hang_s, self._limits.heartbeat_s)
+        patience_s = limit_s if self._stage is Stage.READY else limit_s * LOADING_PATIENCE
+        if self.age_s > patience_s:
             return f"no heartbeat for {self.age_s:.0f} s"
-        predicted_s = self.beat.predicted_s if self.beat is not None else 0.0
-        if self._turn_age_s > max(self._limits.hang_s, 5 * predicted_s) and not self.is_loading:
-            return f"no step finished for {self._turn_age_s:.0f} s, {predicted_s:.1f} s were predicted"
+        beat = self.beat
+        if beat is None:
+            self._sign_age_s = 0.0
+            return None
+        match self._stage:
+            case Stage.CONNECTING if self._sign_age_s > limit_s:
+                return f"it runs and has said nothing for {self._sign_age_s:.0f} s"
+            case Stage.LOADING:
+                if abs(beat.cpu_s - self._sign) > LOADING_CPU_S:
+                    self._sign, self._sign_age_s = beat.cpu_s, 0.0
+                if self._sign_age_s > patience_s:
+                    return f"it is loading and has done nothing for {self._sign_age_s:.0f} s"
+            case Stage.READY:
+                if self._turn_age_s > max(hang_s, 5 * beat.predicted_s):
+                    took_s = f"{self._turn_age_s:.0f} s"
+                    return f"no step finished for {took_s}, {beat.predicted_s:.1f} s were predicted"
+                has_work = self._turn is not None or beat.num_running + beat.num_waiting > 0
+                if has_work or not num_given or beat.num_steps != self._sign:
+                    self._sign, self._sign_age_s = beat.num_steps, 0.0
+                if self._sign_age_s > limit_s:
+                    return f"it has had {num_given} calls for {self._sign_age_s:.0f} s and runs none"
+            case _:
+                pass
         return None
 
     @property

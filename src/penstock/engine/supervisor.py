@@ -19,7 +19,7 @@ from typing import Protocol
 from penstock.config import EngineConfig
 from penstock.engine.channel import Channel
 from penstock.engine.event_log import EventLog
-from penstock.engine.liveness import Watch, decode_beat
+from penstock.engine.liveness import Stage, Watch, decode_beat
 from penstock.engine.serving import Limits
 from penstock.engine.wire import VERSION, Fault, Hello, Message, Ready, Start, Stop, error_of
 from penstock.errors import EngineError, PenstockError
@@ -65,6 +65,11 @@ class Restarts:
 
 class Owner(Protocol):
     """Whom the supervisor tells. None of these may block."""
+
+    @property
+    def num_given(self) -> int:
+        """Calls that the engine has and that have not ended."""
+        ...
 
     def on_ready(self, ready: Ready, engine: "RunningEngine") -> None: ...
     def on_message(self, message: Message) -> None: ...
@@ -262,7 +267,7 @@ class Supervisor:
         """Once a second: does it get on?"""
         while True:
             await asyncio.sleep(1.0)
-            reason = engine.watch.tick(time.monotonic())
+            reason = engine.watch.tick(time.monotonic(), self._owner.num_given)
             if reason is not None:
                 engine.end(reason)
 
@@ -285,9 +290,10 @@ class Supervisor:
                     engine.end("it speaks another version")
                     return
                 engine.channel.hide()
+                engine.watch.enter(Stage.LOADING)
                 engine.send(Start(VERSION, self._name, str(self._folder), self._config))
             case Ready():
-                engine.watch.is_loading = False
+                engine.watch.enter(Stage.READY)
                 self._was_ready = True
                 self._owner.on_ready(message, engine)
             case Fault(request_id="") as fault:

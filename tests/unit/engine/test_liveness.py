@@ -6,31 +6,31 @@ import threading
 import msgspec
 import pytest
 
-from penstock.engine.liveness import Beat, Pulse, Vitals, Watch, decode_beat
+from penstock.engine.liveness import Beat, Pulse, Stage, Vitals, Watch, decode_beat
 from penstock.engine.serving import Limits
 from penstock.engine.step_timer import StepTimer
 
 LIMITS = Limits(heartbeat_s=5.0, hang_s=10.0)
 
 
-def beat(num_steps=0, turn_began_s=None, predicted_s=0.0):
+def beat(num_steps=0, turn_began_s=None, predicted_s=0.0, *, num_running=0, cpu_s=0.0):
     return msgspec.structs.replace(
-        Vitals(turn_began_s, predicted_s, num_steps).beat(0.0), turn_began_s=turn_began_s
+        Vitals(turn_began_s, predicted_s, num_steps, num_running).beat(0.0), cpu_s=cpu_s
     )
 
 
 def ready_watch():
     watch = Watch(LIMITS, 0.0)
-    watch.is_loading = False
+    watch.enter(Stage.READY)
     return watch
 
 
-def first_complaint(watch, beats, seconds=200):
+def first_complaint(watch, beats, seconds=200, *, num_given=lambda now: 0):
     """Tick each second, with a beat where `beats` gives one: the second and the words of the first one."""
     for now in range(1, seconds):
         if (one := beats(now)) is not None:
             watch.take(one)
-        if (reason := watch.tick(float(now))) is not None:
+        if (reason := watch.tick(float(now), num_given(now))) is not None:
             return now, reason
     return None
 
@@ -78,6 +78,40 @@ def test_loading_has_more_patience():
     assert "heartbeat" in reason
 
 
+def test_an_engine_that_beats_and_says_nothing_has_lost_its_greeting():
+    second, reason = first_complaint(Watch(LIMITS, 0.0), lambda now: beat())
+    assert 10 <= second <= 12
+    assert "has said nothing" in reason
+
+
+def test_a_load_may_take_its_time_while_it_works_and_not_when_it_stands_still():
+    def loading():
+        watch = Watch(LIMITS, 0.0)
+        watch.enter(Stage.LOADING)
+        return watch
+
+    assert first_complaint(loading(), lambda now: beat(cpu_s=0.2 * now), 2000) is None
+    assert first_complaint(loading(), lambda now: beat(cpu_s=0.001 * now), 2000) is None  # 50 ms in 50 s
+    second, reason = first_complaint(loading(), lambda now: beat(cpu_s=min(now, 30.0)), 2000)
+    assert 150 <= second <= 152
+    assert "is loading and has done nothing" in reason
+
+
+def test_an_engine_that_does_not_run_what_it_was_given_has_lost_it():
+    second, reason = first_complaint(ready_watch(), lambda now: beat(7), num_given=lambda now: 3)
+    assert 10 <= second <= 12
+    assert reason == "it has had 3 calls for 11 s and runs none"
+
+    for beats in (
+        beat,  # it takes steps between the beats
+        lambda now: beat(7, num_running=1),  # it has them
+        lambda now: beat(7, float(now)),  # it reads what has come
+    ):
+        assert first_complaint(ready_watch(), beats, num_given=lambda now: 3) is None
+    often = lambda now: 3 if now % 9 else 0  # noqa: E731
+    assert first_complaint(ready_watch(), lambda now: beat(7), num_given=often) is None
+
+
 def test_a_front_end_that_was_frozen_blames_nobody_for_it():
     watch = ready_watch()
     watch.take(beat(1, 0.1))
@@ -88,7 +122,7 @@ def test_a_front_end_that_was_frozen_blames_nobody_for_it():
 
 
 def test_what_is_no_beat_is_none():
-    for packet in (b"", b"\xc0", b"\x80", b"\x94\x01\x02\x03\x04", b"\x9a" + b"\xa1x" * 10):
+    for packet in (b"", b"\xc0", b"\x80", b"\x94\x01\x02\x03\x04", b"\x9b" + b"\xa1x" * 11):
         assert decode_beat(packet) is None
     assert isinstance(decode_beat(msgspec.msgpack.encode(beat())), Beat)
 
