@@ -13,7 +13,9 @@ from starlette.types import ASGIApp, Message, Scope
 
 URLS: Final = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 MAX_ID_CHARS: Final = 512
-RETRIES: Final = 20  # of a server that says 503: it is ours, and is busy or comes back
+BUSY: Final = 503
+RETRIES: Final = 20  # of a server that says so: it is ours, and is busy or comes back
+MAX_PAUSE_S: Final = 5.0
 
 
 class BatchLine(msgspec.Struct, frozen=True):
@@ -89,15 +91,19 @@ def new_id() -> str:
     return f"batch_req_{secrets.token_hex(12)}"
 
 
-async def answer(app: ASGIApp, line: BatchLine) -> LineAnswer:
-    """Ask the application. A 503 is asked again: nobody else is there to come in between."""
+async def answer(app: ASGIApp, line: BatchLine) -> LineAnswer | None:
+    """Ask the application. A 503 is asked again: nobody else is there to come in between.
+
+    None: it was no other answer, for minutes. The line stays unanswered; another run asks it again.
+    """
     body = bytes(line.body)
     for attempt in range(RETRIES):
+        if attempt:
+            await asyncio.sleep(min(MAX_PAUSE_S, 0.1 * 2**attempt))
         response = await _ask(app, line.url, body)
-        if response.status_code != 503:
-            break
-        await asyncio.sleep(min(5.0, 0.1 * 2**attempt))
-    return LineAnswer(new_id(), line.custom_id, response, None)
+        if response.status_code != BUSY:
+            return LineAnswer(new_id(), line.custom_id, response, None)
+    return None
 
 
 async def _ask(app: ASGIApp, url: str, body: bytes) -> LineResponse:

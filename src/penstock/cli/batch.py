@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from penstock.cli.flags import add_engine_flags, engine_config
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, UnavailableError
 
 if TYPE_CHECKING:
     from penstock.api.batch import BatchLine, LineAnswer
     from penstock.cli.batch_file import BatchFile
 
 EMBEDDED = "penstock-tiny"
+MAX_HELD = 1000  # lines that ask for nothing, before they are written
 Work = tuple[int, bytes]
 
 
@@ -53,10 +54,15 @@ def run(options: argparse.Namespace) -> int:
         source.seek(0)
         batch = _Batch(source, output, errors, total)
         asyncio.run(batch.run(options))
-    print(
-        f"{batch.num_answered:,} answered, {batch.num_refused:,} refused, {batch.num_skipped:,} from before.",
-        file=sys.stderr,
+    told = (
+        f"{batch.num_answered:,} answered, {batch.num_refused:,} refused, {batch.num_skipped:,} from before."
     )
+    print(told, file=sys.stderr)
+    if batch.num_left:
+        raise UnavailableError(
+            f"{batch.num_left:,} lines were not answered: the engine took no more requests; run it again, it "
+            "asks for them."
+        )
     return 0
 
 
@@ -67,7 +73,7 @@ class _Batch:
         self._errors = errors
         self._total = total
         self._advance: Callable[[int, int], None] = lambda _finished, _tokens: None
-        self.num_answered = self.num_refused = self.num_skipped = 0
+        self.num_answered = self.num_refused = self.num_skipped = self.num_left = 0
 
     async def run(self, options: argparse.Namespace) -> None:
         from penstock.api.app import make_app
@@ -103,29 +109,36 @@ class _Batch:
             log.close()
 
     async def _answer_all(self, app: "Callable[..., object]", width: int) -> None:
-        from penstock.api.batch import answer
+        from penstock.api.batch import BatchLine, answer
 
         lines = self._lines()
-        running: set[asyncio.Task[LineAnswer]] = set()
+        running: set[asyncio.Task[LineAnswer | None]] = set()
+        refused: list[LineAnswer] = []
         is_over = False
         try:
             while running or not is_over:
-                while not is_over and len(running) < width:
+                while not is_over and len(running) < width and len(refused) < MAX_HELD:
                     line = next(lines, None)
                     if line is None:
                         is_over = True
-                    else:
+                    elif isinstance(line, BatchLine):
                         running.add(asyncio.create_task(answer(app, line)))  # type: ignore[arg-type]  # starlette's
+                    else:
+                        refused.append(line)
+                done: set[asyncio.Task[LineAnswer | None]] = set()
                 if running:
                     done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                    self._keep([task.result() for task in done])
+                made = [one for task in done if (one := task.result()) is not None]
+                self.num_left += len(done) - len(made)
+                await asyncio.to_thread(self._keep, made, refused)  # a disk may take its time
+                refused = []
         finally:
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
 
-    def _lines(self) -> "Iterator[BatchLine]":
-        """Those that still have to be asked; what is no request is answered here."""
+    def _lines(self) -> "Iterator[BatchLine | LineAnswer]":
+        """Those that still have to be asked, and answers to what is no request."""
         from penstock.api.batch import NotALineError, read_line, refusal_of
 
         answered = self._output.answered | self._errors.answered
@@ -144,9 +157,7 @@ class _Batch:
                 if number in judged:
                     self._skip()
                 else:
-                    self._errors.append([refusal_of(error, number)])
-                    self.num_refused += 1
-                    self._advance(1, 0)
+                    yield refusal_of(error, number)
                 continue
             seen.add(line.custom_id)
             if line.custom_id in answered:
@@ -158,11 +169,12 @@ class _Batch:
         self.num_skipped += 1
         self._advance(1, 0)
 
-    def _keep(self, answers: "list[LineAnswer]") -> None:
+    def _keep(self, answers: "list[LineAnswer]", refused: "list[LineAnswer]") -> None:
+        """In a thread, one at a time. Whoever is cancelled meanwhile has them on the disk all the same."""
         good = [one for one in answers if one.response is not None and one.response.status_code == 200]
-        bad = [one for one in answers if one not in good]
+        bad = [one for one in answers if one not in good] + refused
         self._output.append(good)
         self._errors.append(bad)
         self.num_answered += len(good)
         self.num_refused += len(bad)
-        self._advance(len(answers), 0)
+        self._advance(len(good) + len(bad), 0)

@@ -1,16 +1,19 @@
 """`penstock batch`: the server's answers, one for each custom_id, whatever is killed when."""
 
 import asyncio
+import io
 import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 from tests.unit.cli.conftest import environment
 
 from penstock.api import batch
+from penstock.cli.batch import _Batch
 from penstock.cli.batch_file import BatchFile
 from penstock.errors import ConfigError
 
@@ -146,8 +149,9 @@ def test_an_input_that_is_not_there_is_one_line(here, tmp_path):
     assert "nothing" in result.err
 
 
-def test_a_server_that_is_busy_is_asked_again():
-    told = iter((503, 503, 200))
+def app_of(statuses):
+    """An application that answers with these statuses, one after the other."""
+    told = iter(statuses)
 
     async def app(scope, receive, send):
         assert (await receive())["body"] == b'{"a": 1.50}'
@@ -155,8 +159,68 @@ def test_a_server_that_is_busy_is_asked_again():
         await send({"type": "http.response.start", "status": next(told), "headers": headers})
         await send({"type": "http.response.body", "body": b"{}"})
 
-    text = b'{"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"a": 1.50}}'
-    made = asyncio.run(batch.answer(app, batch.read_line(text)))
+    return app, told
+
+
+ASKED = b'{"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"a": 1.50}}'
+
+
+def test_a_server_that_is_busy_is_asked_again():
+    app, told = app_of((503, 503, 200))
+    made = asyncio.run(batch.answer(app, batch.read_line(ASKED)))
 
     assert made.response.status_code == 200
     assert next(told, None) is None
+
+
+def test_a_server_that_stays_busy_has_not_answered(monkeypatch):
+    monkeypatch.setattr(batch, "MAX_PAUSE_S", 0.0)
+    app, told = app_of([503] * batch.RETRIES)
+
+    assert asyncio.run(batch.answer(app, batch.read_line(ASKED))) is None
+    assert next(told, None) is None
+
+
+class _Disk(BatchFile):
+    """Remembers who wrote."""
+
+    def __init__(self, name):
+        super().__init__(name)
+        self.threads = set()
+
+    def append(self, answers):
+        self.threads.add(threading.current_thread())
+        super().append(answers)
+
+
+def test_what_is_left_is_asked_by_the_next_run_and_files_are_written_beside_the_loop(tmp_path, monkeypatch):
+    monkeypatch.setattr(batch, "MAX_PAUSE_S", 0.0)
+    source = io.BytesIO(b"nonsense\n" + ASKED + b"\n" + ASKED.replace(b'"a",', b'"b",') + b"\n")
+
+    def run(statuses):
+        source.seek(0)
+        with _Disk(str(tmp_path / "out")) as output:
+            made = _Batch(source, output, output, 3)
+            asyncio.run(made._answer_all(app_of(statuses)[0], 1))
+            assert threading.main_thread() not in output.threads
+        return made.num_answered, made.num_refused, made.num_skipped, made.num_left
+
+    assert run([200] + [503] * batch.RETRIES) == (1, 1, 0, 1)
+    assert run([200]) == (1, 0, 2, 0)
+    ids = [one["custom_id"] for one in answers(tmp_path / "out")]
+    assert sorted(ids, key=str) == [None, "a", "b"] or sorted(ids, key=str) == ["a", "b", None]
+
+
+def test_lines_without_an_answer_are_one_line_and_a_code_of_their_own(here, tmp_path, monkeypatch):
+    source = tmp_path / "in"
+    source.write_text(ASKED.decode())
+
+    async def leave(self, options):
+        self.num_left = 2
+
+    monkeypatch.setattr(_Batch, "run", leave)
+    result = here("batch", str(source), str(tmp_path / "out"))
+
+    assert result.code == 75
+    assert "2 lines were not answered" in result.err.splitlines()[-1]
+    assert "run it again" in result.err
