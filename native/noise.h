@@ -17,22 +17,6 @@ namespace penstock::PENSTOCK_ISA {
 constexpr float kNoiseHigh = 22.180712f;
 constexpr float kNoiseLow = 2.811541f;
 
-struct RoundKeys {
-    uint64_t k[10][2];
-};
-
-PENSTOCK_INLINE RoundKeys round_keys(uint64_t seed) {
-    RoundKeys keys;
-    uint32_t a = static_cast<uint32_t>(seed), b = static_cast<uint32_t>(seed >> 32);
-    for (auto& k : keys.k) {
-        k[0] = a;
-        k[1] = b;
-        a += 0x9e3779b9U;
-        b += 0xbb67ae85U;
-    }
-    return keys;
-}
-
 // As many 64-bit lanes as a register holds, and the product of their low halves.
 #if defined(__AVX512F__)
 constexpr int kWide = 8;
@@ -57,32 +41,91 @@ PENSTOCK_INLINE Wide multiply_low(Wide a, Wide b) {
 #endif
 }
 
-// words[16 * j + l] belongs to token 64 * group + 16 * j + l. Blocks of even and odd l run side by side, a
-// block in the low half of a lane; the high halves hold what multiply_low ignores.
-PENSTOCK_INLINE void philox(const RoundKeys& keys, uint64_t position, uint64_t group, uint32_t words[64]) {
+// The words of one seed and position. Of the first two rounds half is the same for every block: it is done
+// here.
+struct NoiseStream {
+    static constexpr uint64_t kP = 0xd2511f53U, kQ = 0xcd9e8d57U, kLow = 0xffffffffU;
+    uint64_t k[10][2];
+    uint64_t first0;            // of round 1, word 0: what the block's product meets
+    uint64_t second0, second1;  // of round 2, words 0 and 1
+    uint64_t second2;           // and word 2: what the block's product meets
+};
+
+PENSTOCK_INLINE NoiseStream noise_stream(uint64_t seed, uint64_t position) {
+    NoiseStream s;
+    uint32_t a = static_cast<uint32_t>(seed), b = static_cast<uint32_t>(seed >> 32);
+    for (auto& k : s.k) {
+        k[0] = a;
+        k[1] = b;
+        a += 0x9e3779b9U;
+        b += 0xbb67ae85U;
+    }
+    const uint64_t p = (position & s.kLow) * s.kP;
+    const uint64_t q = ((p >> 32) ^ s.k[0][1]) * s.kQ;
+    s.first0 = (position >> 32) ^ s.k[0][0];
+    s.second0 = (q >> 32) ^ s.k[1][0];
+    s.second1 = q & s.kLow;
+    s.second2 = (p & s.kLow) ^ s.k[1][1];
+    return s;
+}
+
+PENSTOCK_INLINE Wide high_half(Wide a) {  // in the low half; anything in the high one
+#if defined(__AVX512F__)
+    return reinterpret_cast<Wide>(_mm512_shuffle_epi32(reinterpret_cast<__m512i>(a), _MM_PERM_DDBB));
+#elif defined(__AVX2__)
+    return reinterpret_cast<Wide>(_mm256_shuffle_epi32(reinterpret_cast<__m256i>(a), 0xf5));
+#else
+    return a >> 32;
+#endif
+}
+
+PENSTOCK_INLINE Wide join_low_halves(Wide low, Wide high) {
+#if defined(__AVX512F__)
+    return reinterpret_cast<Wide>(_mm512_mask_shuffle_epi32(reinterpret_cast<__m512i>(low), 0xaaaa,
+                                                            reinterpret_cast<__m512i>(high), _MM_PERM_CCAA));
+#else
+    return (low & 0xffffffffU) | (high << 32);
+#endif
+}
+
+// words[4 * g + j][l] belongs to token 64 * (group + g) + 16 * j + l. Blocks of even and odd l and of two
+// groups run side by side, one in the low half of a lane; the high halves hold what multiply_low ignores.
+// Each operation is done for all four before the next: a scheduler does not see far enough to mix them.
+PENSTOCK_INLINE void philox(const NoiseStream& stream, uint64_t group, U16 words[8]) {
+    constexpr int kChains = 4;
+    uint32_t out[8][kLanes];
+    const Wide p_factor = Wide{} + stream.kP, q_factor = Wide{} + stream.kQ;
     for (int first = 0; first < kLanes; first += 2 * kWide) {
-        Wide c[2][4];
-        for (int odd = 0; odd < 2; ++odd) {
-            c[odd][0] = Wide{} + (position & 0xffffffffU);
-            c[odd][1] = Wide{} + (position >> 32);
+        Wide c[4][kChains], p[kChains], q[kChains];
+        for (int s = 0; s < kChains; ++s) {
+            Wide lane;
             for (int i = 0; i < kWide; ++i)
-                c[odd][2][i] = group * 16 + static_cast<uint64_t>(first + 2 * i + odd);
-            c[odd][3] = Wide{};
+                lane[i] = static_cast<uint64_t>(first + 2 * i + s % 2 + s / 2 * kLanes);
+            q[s] = multiply_low(lane + group * 16, q_factor);
         }
-        for (const auto& k : keys.k)
-            for (auto& s : c) {
-                const Wide p = multiply_low(s[0], Wide{} + 0xd2511f53U);
-                const Wide q = multiply_low(s[2], Wide{} + 0xcd9e8d57U);
-                s[0] = (q >> 32) ^ s[1] ^ (Wide{} + k[0]);
-                s[1] = q;
-                s[2] = (p >> 32) ^ s[3] ^ (Wide{} + k[1]);
-                s[3] = p;
-            }
-        for (int j = 0; j < 4; ++j) {
-            const Wide both = (c[0][j] & 0xffffffffU) | (c[1][j] << 32);
-            std::memcpy(words + j * kLanes + first, &both, sizeof both);
+        for (int s = 0; s < kChains; ++s)
+            p[s] = multiply_low(high_half(q[s]) ^ (Wide{} + stream.first0), p_factor);
+        for (int s = 0; s < kChains; ++s) {
+            c[0][s] = q[s] ^ (Wide{} + stream.second0);
+            c[1][s] = Wide{} + stream.second1;
+            c[2][s] = high_half(p[s]) ^ (Wide{} + stream.second2);
+            c[3][s] = p[s];
+        }
+        for (int round = 2; round < 10; ++round) {
+            const Wide k0 = Wide{} + stream.k[round][0], k1 = Wide{} + stream.k[round][1];
+            for (int s = 0; s < kChains; ++s) q[s] = multiply_low(c[2][s], q_factor);
+            for (int s = 0; s < kChains; ++s) p[s] = multiply_low(c[0][s], p_factor);
+            for (int s = 0; s < kChains; ++s) c[0][s] = high_half(q[s]) ^ c[1][s] ^ k0;
+            for (int s = 0; s < kChains; ++s) c[2][s] = high_half(p[s]) ^ c[3][s] ^ k1;
+            for (int s = 0; s < kChains; ++s) c[1][s] = q[s];
+            for (int s = 0; s < kChains; ++s) c[3][s] = p[s];
+        }
+        for (int j = 0; j < 8; ++j) {
+            const Wide both = join_low_halves(c[j % 4][j / 4 * 2], c[j % 4][j / 4 * 2 + 1]);
+            std::memcpy(&out[j][first], &both, sizeof both);
         }
     }
+    std::memcpy(words, out, sizeof out);
 }
 
 // -ln(-ln(1 - v)), v = (word | 1) / 2^32 rounded to float32 and at most 1 - 2^-24: the midpoints of 2^31

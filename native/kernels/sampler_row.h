@@ -11,7 +11,8 @@ constexpr int64_t kVectors = kChunk / kLanes;
 constexpr float kInfinity = __builtin_inff();
 constexpr float kCeiling = 1e30f;
 
-// Comparisons of vectors as bit masks, one bit a lane.
+// Comparisons of vectors as bit masks, one bit a lane. With AVX-512 they name the instruction: GCC would make
+// a vector of the mask and a mask of the vector.
 PENSTOCK_INLINE uint32_t lanes_of(I16 mask) {
 #if defined(__AVX512F__)
     return _mm512_movepi32_mask(reinterpret_cast<__m512i>(mask));
@@ -25,6 +26,29 @@ PENSTOCK_INLINE uint32_t lanes_of(I16 mask) {
     return r;
 #endif
 }
+#if defined(__AVX512F__)
+#define PENSTOCK_COMPARE(name, op, predicate)                                                           \
+    PENSTOCK_INLINE uint32_t name(F16 a, F16 b) {                                                       \
+        return _mm512_cmp_ps_mask(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), predicate); \
+    }                                                                                                   \
+    PENSTOCK_INLINE uint32_t name(I16 a, I16 b) {                                                       \
+        return _mm512_cmp_epi32_mask(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b),        \
+                                     (predicate)&7);                                                    \
+    }                                                                                                   \
+    PENSTOCK_INLINE uint32_t name(U16 a, U16 b) {                                                       \
+        return _mm512_cmp_epu32_mask(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b),        \
+                                     (predicate)&7);                                                    \
+    }
+#else
+#define PENSTOCK_COMPARE(name, op, predicate)                                \
+    PENSTOCK_INLINE uint32_t name(F16 a, F16 b) { return lanes_of(a op b); } \
+    PENSTOCK_INLINE uint32_t name(I16 a, I16 b) { return lanes_of(a op b); } \
+    PENSTOCK_INLINE uint32_t name(U16 a, U16 b) { return lanes_of(reinterpret_cast<I16>(a op b)); }
+#endif
+PENSTOCK_COMPARE(lanes_eq, ==, _CMP_EQ_OQ)
+PENSTOCK_COMPARE(lanes_lt, <, _CMP_LT_OQ)
+PENSTOCK_COMPARE(lanes_le, <=, _CMP_LE_OQ)
+#undef PENSTOCK_COMPARE
 // Larger and smaller; b where either is NaN. GCC takes a comparison of 64 bytes apart lane by lane without
 // AVX-512.
 PENSTOCK_INLINE F16 higher(F16 a, F16 b) {
@@ -68,45 +92,91 @@ PENSTOCK_INLINE F16 clean(F16 x) {
 PENSTOCK_INLINE float clean_1(float x) { return clean(set1(x))[0]; }
 PENSTOCK_INLINE U16 iota() { return U16{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}; }
 
-// A row seen in chunks of 256 logits; the last is a copy, padded with -inf.
-struct Row {
-    const float* x;
-    int64_t vocab, num_chunks;
-    float* tail;
-    float* maxima;  // [num_chunks][16]: of each lane of a chunk
-    float highest;
-    float temperature, top;  // top = highest / temperature
+constexpr float kNothing[kLanes] = {-kInfinity, -kInfinity, -kInfinity, -kInfinity, -kInfinity, -kInfinity,
+                                    -kInfinity, -kInfinity, -kInfinity, -kInfinity, -kInfinity, -kInfinity,
+                                    -kInfinity, -kInfinity, -kInfinity, -kInfinity};
 
-    const float* chunk(int64_t c) const { return (c + 1) * kChunk <= vocab ? x + c * kChunk : tail; }
-    F16 distance(F16 logits) const { return top - (temperature == 1.0f ? logits : logits / temperature); }
+// A row seen in chunks of 256 logits. Edits copy the chunks that they touch, so a chunk may lie anywhere.
+struct Row {
+    int64_t vocab, num_chunks;
+    const float** chunks;  // [num_chunks]; the last is padded with -inf
+    float* maxima;         // [num_chunks][16]: of each vector of a chunk, cleaned
+    float highest;         // never -0: then no distance is, and its bits compare as it does
+    float rate;            // 1 / temperature
+
+    F16 distance(F16 logits) const { return (highest - logits) * rate; }
+    F16 nearest(int64_t c) const { return distance(load(maxima + c * kLanes)); }  // of each vector
+    float at(int64_t i) const { return chunks[i / kChunk][i % kChunk]; }
 };
 
-Row make_row(const float* x, int64_t vocab, float temperature, float* tail, float* maxima) {
-    Row row{x, vocab, (vocab + kChunk - 1) / kChunk, tail, maxima, -kInfinity, temperature, 0.0f};
-    for (int64_t i = vocab / kChunk * kChunk; i < row.num_chunks * kChunk; ++i)
-        tail[i % kChunk] = i < vocab ? x[i] : -kInfinity;
-    F16 highest = set1(-kInfinity);
-    for (int64_t c = 0; c < row.num_chunks; ++c) {
-        const float* p = row.chunk(c);
-        F16 m[4] = {set1(-kInfinity), set1(-kInfinity), set1(-kInfinity), set1(-kInfinity)};
-        for (int64_t v = 0; v < kVectors; v += 4)
-            for (int64_t j = 0; j < 4; ++j) m[j] = higher(load(p + (v + j) * kLanes), m[j]);  // NaN loses
-        const F16 all = clean(higher(higher(m[0], m[1]), higher(m[2], m[3])));
-        store(maxima + c * kLanes, all);
-        highest = higher(highest, all);
+// Calls visit(index of the first logit, cleaned logits) for the vectors of chunk c that `wanted` has a bit
+// for.
+template <class Visit>
+PENSTOCK_INLINE void for_vectors(const Row& row, int64_t c, uint32_t wanted, const Visit& visit) {
+    const float* p = row.chunks[c];
+    if (wanted == 0xffff)
+        for (int64_t v = 0; v < kVectors; ++v) visit(c * kChunk + v * kLanes, clean(load(p + v * kLanes)));
+    else
+        for (; wanted; wanted &= wanted - 1) {
+            const int64_t v = __builtin_ctz(wanted);
+            visit(c * kChunk + v * kLanes, clean(load(p + v * kLanes)));
+        }
+}
+
+// The largest of each of 16 vectors, cleaned, in the order of the vectors: every round halves what is left of
+// each and joins two.
+F16 maxima_of(const float* p) {
+    F16 m[kVectors], pairs[8], fours[4], eights[2];
+    for (int64_t v = 0; v < kVectors; ++v)
+        m[v] = higher(load(p + v * kLanes), set1(-kInfinity));  // NaN loses
+    for (int i = 0; i < 8; ++i) {
+        const F16 a = m[2 * i], b = m[2 * i + 1];
+        pairs[i] =
+            higher(__builtin_shufflevector(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29),
+                   __builtin_shufflevector(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31));
     }
-    row.highest = max_lane(highest) + 0.0f;  // never -0: then no distance is, and its bits compare as it does
-    row.top = row.highest / temperature;
+    for (int i = 0; i < 4; ++i) {
+        const F16 a = pairs[2 * i], b = pairs[2 * i + 1];
+        fours[i] =
+            higher(__builtin_shufflevector(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29),
+                   __builtin_shufflevector(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31));
+    }
+    const auto join = [](F16 a, F16 b) {
+        return higher(
+            __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27),
+            __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31));
+    };
+    for (int i = 0; i < 2; ++i) eights[i] = join(fours[2 * i], fours[2 * i + 1]);
+    return clean(join(eights[0], eights[1]));
+}
+
+// After its chunks and maxima have changed.
+void find_highest(Row& row) {
+    F16 highest = set1(-kInfinity);
+    for (int64_t c = 0; c < row.num_chunks; ++c) highest = higher(highest, load(row.maxima + c * kLanes));
+    row.highest = max_lane(highest) + 0.0f;
+}
+
+// `chunks` and `maxima` have room for the row, `tail` for a chunk.
+Row make_row(const float* x, int64_t vocab, const float** chunks, float* maxima, float* tail) {
+    Row row{vocab, (vocab + kChunk - 1) / kChunk, chunks, maxima, -kInfinity, 1.0f};
+    for (int64_t c = 0; c < row.num_chunks; ++c) chunks[c] = x + c * kChunk;
+    if (const int64_t whole = vocab / kChunk * kChunk; whole < vocab) {
+        for (int64_t i = 0; i < kChunk; ++i) tail[i] = whole + i < vocab ? x[whole + i] : -kInfinity;
+        chunks[row.num_chunks - 1] = tail;
+    }
+    for (int64_t c = 0; c < row.num_chunks; ++c) store(maxima + c * kLanes, maxima_of(chunks[c]));
+    find_highest(row);
     return row;
 }
 
 int32_t first_highest(const Row& row) {
     for (int64_t c = 0; c < row.num_chunks; ++c) {
-        if (!lanes_of(load(row.maxima + c * kLanes) >= set1(row.highest))) continue;
-        for (int64_t v = 0; v < kVectors; ++v) {
-            const uint32_t hit = lanes_of(clean(load(row.chunk(c) + v * kLanes)) >= set1(row.highest));
-            if (hit) return static_cast<int32_t>(c * kChunk + v * kLanes + __builtin_ctz(hit));
-        }
+        const uint32_t equal = lanes_le(set1(row.highest), load(row.maxima + c * kLanes));
+        if (!equal) continue;
+        const int64_t v = __builtin_ctz(equal);
+        const F16 x = clean(load(row.chunks[c] + v * kLanes));
+        return static_cast<int32_t>(c * kChunk + v * kLanes + __builtin_ctz(lanes_le(set1(row.highest), x)));
     }
     return 0;
 }
@@ -128,35 +198,83 @@ int32_t lowest_allowed(const SampleArgs& a, int64_t r, const uint32_t* allowed) 
     return 0;
 }
 
-void edit(const SampleArgs& a, int64_t r, const float* x, const uint32_t* allowed, float* w) {
-    const int64_t whole = a.vocab / kLanes * kLanes;
-    for (int64_t i = 0; i < whole; i += kLanes) store(w + i, clean(load(x + i)));
-    for (int64_t i = whole; i < a.vocab; ++i) w[i] = clean_1(x[i]);
+// Copies of the chunks that edits touch, beside the chunks of the raw row.
+struct Edits {
+    float* copies;          // [num_chunks][256]: chunk c, once it is touched
+    const float* nothing;   // a chunk of -inf
+    float *before, *after;  // [capacity]: each edited logit, in order, duplicates too
+    int64_t count, capacity;
+    bool is_masked;
+};
+
+PENSTOCK_INLINE float* own(Row& row, int64_t c, Edits& edits) {
+    float* copy = edits.copies + c * kChunk;
+    if (row.chunks[c] != copy) {
+        std::memcpy(copy, row.chunks[c], kChunk * sizeof(float));
+        row.chunks[c] = copy;
+    }
+    return copy;
+}
+
+PENSTOCK_INLINE void replace(Row& row, int64_t token, float value, Edits& edits) {
+    float& w = own(row, token / kChunk, edits)[token % kChunk];
+    if (edits.count < edits.capacity) {
+        edits.before[edits.count] = clean_1(w);
+        edits.after[edits.count] = clean_1(value);
+    }
+    ++edits.count;
+    w = value;
+}
+
+void mask_chunk(Row& row, int64_t c, const uint32_t* allowed, Edits& edits) {
+    constexpr int64_t kWords = kChunk / 32;
+    uint32_t words[kWords] = {}, any = 0, all = ~0U;
+    for (int64_t i = 0; i < kWords && (c * kWords + i) * 32 < row.vocab; ++i)
+        words[i] = allowed[c * kWords + i];
+    for (const uint32_t word : words) {
+        any |= word;
+        all &= word;
+    }
+    if (any == 0) {
+        row.chunks[c] = edits.nothing;
+        store(row.maxima + c * kLanes, set1(-kInfinity));
+    }
+    if (any == 0 || all == ~0U) return;
+    float* w = own(row, c, edits);
+    for (int64_t i = 0; i < kChunk; i += kLanes) {
+        const U16 word = U16{} + (words[i / 32] >> (i % 32));
+        const I16 good = reinterpret_cast<I16>(((word >> iota()) & 1U) != U16{});
+        store(w + i, select(good, load(w + i), set1(-kInfinity)));
+    }
+}
+
+// The raw row becomes the edited one.
+void edit(const SampleArgs& a, int64_t r, const uint32_t* allowed, Edits& edits, Row& row) {
     const float repetition = a.repetition_penalty[r], presence = a.presence_penalty[r],
                 frequency = a.frequency_penalty[r];
     if (repetition != 1.0f || presence != 0.0f || frequency != 0.0f)
         for (int64_t h = a.history_start[r]; h < a.history_start[r + 1]; ++h) {
             const int64_t t = a.history_token[h];
             if (t < 0 || t >= a.vocab) continue;
-            float y = w[t] > 0.0f ? w[t] / repetition : w[t] * repetition;
+            const float w = clean_1(row.at(t));
+            float y = w > 0.0f ? w / repetition : w * repetition;
             if (a.history_count[h] > 0) {
                 y = y - frequency * static_cast<float>(a.history_count[h]);
                 y = y - presence;
             }
-            w[t] = clean_1(y);
+            replace(row, t, clean_1(y), edits);
         }
     for (int64_t b = a.bias_start[r]; b < a.bias_start[r + 1]; ++b) {
         const int64_t t = a.bias_token[b];
-        if (t >= 0 && t < a.vocab) w[t] = clean_1(w[t] + a.bias_value[b]);
+        if (t >= 0 && t < a.vocab) replace(row, t, clean_1(clean_1(row.at(t)) + a.bias_value[b]), edits);
     }
-    if (!allowed) return;
-    for (int64_t i = 0; i < whole; i += kLanes) {
-        const U16 word = U16{} + (allowed[i / 32] >> (i % 32));
-        const I16 good = reinterpret_cast<I16>(((word >> iota()) & 1U) != U16{});
-        store(w + i, select(good, load(w + i), set1(-kInfinity)));
+    edits.is_masked = allowed != nullptr;
+    for (int64_t c = 0; c < row.num_chunks; ++c) {
+        if (allowed) mask_chunk(row, c, allowed, edits);
+        if (row.chunks[c] == edits.copies + c * kChunk)
+            store(row.maxima + c * kLanes, maxima_of(row.chunks[c]));
     }
-    for (int64_t i = whole; i < a.vocab; ++i)
-        if (!is_allowed(allowed, i)) w[i] = -kInfinity;
+    find_highest(row);
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
-"""exp and log in float32, operation by operation as native/elementary.h does them: the sampler's twin needs
-the same roundings, or a cut falls elsewhere. Called by `noise` and `sampler`; too slow for anything else.
+"""exp and log in float32, operation by operation as native/elementary.h and native/kernels/sampler_mass.h.
+
+The sampler's twin needs the same roundings, or a cut falls elsewhere. Called by `noise` and `sampler`; too
+slow for anything else.
 
 A fused multiply-add is taken in float64 and rounded twice: it differs from one rounding once in about 2^29.
 """
@@ -13,7 +15,9 @@ Floats = NDArray[np.float32]
 
 _LOG = (-1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1)
 _LOG_LAST = (2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1)
-_EXP = (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+_EXP2 = (0.0096715130, 0.0555073358, 0.2402224243, 0.6931470037, 1.0)  # 2^f for |f| <= 1/2, our own fit
+_LOG2E = 1.44269504088896341
+_MAGIC = 12582952.0  # 1.5 * 2^23 + 40: adding it rounds to an integer
 
 
 def _fma(a: Any, b: Any, c: Any) -> Floats:  # Any: arrays or numbers, each rounded to float32 first
@@ -22,16 +26,14 @@ def _fma(a: Any, b: Any, c: Any) -> Floats:  # Any: arrays or numbers, each roun
 
 
 def exp(x: Floats) -> Floats:
-    """e^x for x in [-87.3, 88.7]; 0 below, e^88.7 above. Cephes expf (S. Moshier)."""
-    clamped = np.clip(x, np.float32(-87.3), np.float32(88.7))
-    n = np.rint(clamped * np.float32(1.44269504088896341))
-    f = _fma(n, -0.693359375, clamped)
-    f = _fma(n, 2.12194440e-4, f)
-    p = np.full_like(f, 1.9875691500e-4)
-    for coefficient in _EXP:
+    """e^x for x in [-29, 0] within 6e-7; e^-29 below, NaN included."""
+    clamped = np.where(x > np.float32(-29), x, np.float32(-29))
+    n = _fma(clamped, _LOG2E, _MAGIC) - np.float32(_MAGIC)
+    f = _fma(clamped, _LOG2E, -n)
+    p = np.full_like(f, 0.0013264726)
+    for coefficient in _EXP2:
         p = _fma(p, f, coefficient)
-    p = _fma(p, f * f, f) + np.float32(1)
-    return np.where(x < np.float32(-87.3), np.float32(0), np.ldexp(p, n.astype(np.int32)))
+    return np.ldexp(p, n.astype(np.int32))
 
 
 def log_reduced(m: Floats, e: Floats) -> Floats:

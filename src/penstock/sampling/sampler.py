@@ -74,8 +74,7 @@ def draw(x: Floats, rows: SamplingRows, r: int) -> int:
     temperature = rows.temperature[r]
     if not temperature >= GREEDY_BELOW:
         return int(np.argmax(w))
-    scaled = w / temperature
-    distance = scaled.max() - scaled
+    distance = (w.max() - w) * (np.float32(1) / temperature)
     kept = keep(distance, rows, r)
     noise = gumbel(int(rows.seed[r]), int(rows.position[r]), len(w))
     return int(np.argmax(np.where(kept, noise - distance, np.float32(-np.inf))))
