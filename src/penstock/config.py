@@ -176,6 +176,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     block_size: int
     num_kv_blocks: tuple[int, ...]  # per KV group
     prefix_cache: bool
+    checkpoint_blocks: int  # every how many blocks of a text a recurrent state is kept for others
     policy: str
     threads: int
     seed: int

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from types import SimpleNamespace
 
-from tests.fakes.model import FakeExecutor, FakeModel
+from tests.fakes.model import FakeExecutor, FakeModel, specs_of
 from tests.fakes.tokenizer import END, VOCAB_SIZE, make_tokenizer
 
 from penstock.model.generation import GenerationDefaults
-from penstock.model.spec import KVGroupSpec
 
 
 def make_loaded(
@@ -25,13 +24,14 @@ def make_loaded(
     seed: int = 5,
 ) -> SimpleNamespace:
     model = FakeModel(windows=windows, block_size=block_size, vocab_size=VOCAB_SIZE)
-    groups = tuple(KVGroupSpec((g,), window) for g, window in enumerate(windows))
+    groups = specs_of(windows)
     return SimpleNamespace(
         spec=SimpleNamespace(vocab_size=VOCAB_SIZE, num_layers=len(groups), kv_groups=lambda: groups),
         plan=SimpleNamespace(
             block_size=block_size,
             num_kv_blocks=(num_blocks + 1,) * len(groups),
             prefix_cache=prefix_cache,
+            checkpoint_blocks=1,
             kv_dtype="float32",
             policy=policy,
             max_requests=max_requests,

@@ -11,11 +11,13 @@ import numpy as np
 from penstock.kv.groups import KVGroup
 from penstock.kv.manager import KVManager
 from penstock.kv.retention import exact_for
+from penstock.model.spec import KVGroupSpec
 from penstock.request import Request, SamplingParams
 from penstock.scheduler.policy import POLICIES
 from penstock.scheduler.scheduler import Scheduler
 from penstock.step import Drawn, RequestDelta, Schedule, StepInput, StepOutput
 
+STATE = -1  # in the place of a window: a recurrent state
 Windows = Sequence[int | None]
 
 
@@ -25,7 +27,14 @@ def draw(read: Sequence[Sequence[int]], seed: int, position: int, vocab_size: in
 
 
 def reads(tokens: Sequence[int], windows: Windows) -> list[Sequence[int]]:
-    return [tokens if window is None else tokens[-window:] for window in windows]
+    return [tokens if window in (None, STATE) else tokens[-window:] for window in windows]
+
+
+def specs_of(windows: Windows) -> tuple[KVGroupSpec, ...]:
+    return tuple(
+        KVGroupSpec((g,), None if window == STATE else window, is_state=window == STATE)
+        for g, window in enumerate(windows)
+    )
 
 
 def expected_tokens(
@@ -43,23 +52,51 @@ def is_allowed(mask: np.ndarray | None, token: int) -> bool:
 
 
 class FakeModel:
-    """Key-value memory that remembers which token of which position was written where."""
+    """Key-value memory that remembers which token of which position was written where.
+
+    A state remembers all tokens that made it: `begin` loads it, and it is stored at the end of every place
+    that has a block, and of the rows that were announced.
+    """
 
     def __init__(self, *, windows: Windows = (None,), block_size: int = 2, vocab_size: int = 5) -> None:
         self.windows = windows
         self.block_size = block_size
         self.vocab_size = vocab_size
         self.memory: list[dict[tuple[int, int], tuple[int, int]]] = [{} for _ in windows]
+        self.states: list[dict[int, tuple[int, ...]]] = [{} for _ in windows]
+        self._live: list[tuple[int, ...]] = [() for _ in windows]
+        self._end = 0
+
+    def begin(self, tables: Sequence[Sequence[int]], start: int, end: int) -> None:
+        """Rows of one request from position `start` to before `end` come next."""
+        self._end = end
+        for g, window in enumerate(self.windows):
+            if window == STATE:
+                block_id = int(tables[g][(start - 1) // self.block_size]) if start else 0
+                self._live[g] = self.states[g][block_id] if start else ()
+                assert len(self._live[g]) == start, f"position {start} goes on from {len(self._live[g])}"
 
     def write(self, tables: Sequence[Sequence[int]], position: int, token: int) -> None:
         place, offset = divmod(position, self.block_size)
-        for memory, table in zip(self.memory, tables, strict=True):
-            assert table[place] != 0, "the null block is written"
-            memory[int(table[place]), offset] = (position, token)
+        for g, (memory, table) in enumerate(zip(self.memory, tables, strict=True)):
+            block_id = int(table[place])
+            if self.windows[g] == STATE:
+                self._live[g] = (*self._live[g], token)
+                is_last = position + 1 == self._end
+                assert block_id or not is_last, "the state that a step ends with is lost"
+                if block_id and (is_last or offset + 1 == self.block_size):
+                    self.states[g][block_id] = self._live[g]
+                continue
+            assert block_id != 0, "the null block is written"
+            memory[block_id, offset] = (position, token)
 
     def read(self, tables: Sequence[Sequence[int]], position: int) -> list[tuple[int, ...]]:
         seen: list[tuple[int, ...]] = []
-        for memory, table, window in zip(self.memory, tables, self.windows, strict=True):
+        for g, (memory, table) in enumerate(zip(self.memory, tables, strict=True)):
+            window = self.windows[g]
+            if window == STATE:
+                seen.append(self._live[g])
+                continue
             first = 0 if window is None else max(0, position - window + 1)
             tokens = []
             for p in range(first, position + 1):
@@ -70,6 +107,12 @@ class FakeModel:
             seen.append(tuple(tokens))
         return seen
 
+    def published(self, group: int, block_id: int) -> tuple[int, ...]:
+        """The tokens of the place whose block this is, as it remembers them."""
+        if self.windows[group] == STATE:
+            return self.states[group][block_id][-self.block_size :]
+        return tuple(self.memory[group][block_id, offset][1] for offset in range(self.block_size))
+
     def run(self, schedule: Schedule, requests: Mapping[str, Request]) -> list[Drawn]:
         """One forward pass. Requests are run last first: none may lean on another of the same step."""
         drawn: list[Drawn] = []
@@ -78,6 +121,7 @@ class FakeModel:
             known = [*request.tokens, *scheduled.draft_tokens]
             end = scheduled.start + scheduled.num_tokens
             tokens, prompt_logprobs = [], []
+            self.begin(scheduled.block_ids, scheduled.start, end)
             for p in range(scheduled.start, end):
                 self.write(scheduled.block_ids, p, known[p])
                 seen = self.read(scheduled.block_ids, p)
@@ -106,6 +150,7 @@ class FakeExecutor:
             tables = [table[b] for table in step.block_tables]
             first, end = int(step.query_start[b]), int(step.query_start[b + 1])
             assert step.positions[end - 1] + 1 == step.context_len[b]
+            self.model.begin(tables, int(step.positions[first]), int(step.context_len[b]))
             for row in range(first, end):
                 self.model.write(tables, int(step.positions[row]), int(step.tokens[row]))
                 seen[row] = self.model.read(tables, int(step.positions[row]))
@@ -145,14 +190,16 @@ def make_kv(
     windows: Windows = (None,),
     prefix_cache: bool = True,
     secret: bytes = b"test",
+    checkpoint_blocks: int = 1,
 ) -> KVManager:
     """A manager whose pools each have `num_blocks` usable blocks."""
-    groups = [KVGroup((g,), window, exact_for(window), 1) for g, window in enumerate(windows)]
+    groups = [KVGroup(spec.layers, spec.window, exact_for(spec), 1) for spec in specs_of(windows)]
     return KVManager(
         groups,
         [num_blocks + 1] * len(groups),
         block_size=block_size,
         prefix_cache=prefix_cache,
+        checkpoint_blocks=checkpoint_blocks,
         hash_secret=secret,
     )
 

@@ -130,18 +130,8 @@ MUTANTS = (  # file, code, what a tired hand would write
     ),
     (
         "kv/manager.py",
-        "num_full = request.num_computed_tokens // self.block_size\n        if num_full == table",
-        "num_full = -(-request.num_computed_tokens // self.block_size)\n        if num_full == table",
-    ),
-    (
-        "kv/manager.py",
-        "num_tokens - self.window + 1) // block_size",
-        "num_tokens - self.window + 2) // block_size",
-    ),
-    (
-        "kv/manager.py",
-        "num_tokens - self.window + 1) // block_size",
-        "num_tokens - self.window) // block_size",
+        "num_full = request.num_computed_tokens // self.block_size\n        if num_full > table",
+        "num_full = -(-request.num_computed_tokens // self.block_size)\n        if num_full > table",
     ),
     (
         "kv/manager.py",
@@ -170,8 +160,8 @@ MUTANTS = (  # file, code, what a tired hand would write
     ),
     (
         "kv/manager.py",
-        "group.pool.num_free - group.num_unused(ids) < num_new",
-        "group.pool.num_free < num_new",
+        "group.pool.num_free - group.num_unused(ids) < group.num_needed",
+        "group.pool.num_free < group.num_needed",
     ),
     (
         "kv/manager.py",
@@ -185,8 +175,8 @@ MUTANTS = (  # file, code, what a tired hand would write
     ),
     (
         "kv/manager.py",
-        "        self._stop_growing(table)\n        links",
-        "        links",
+        "            self._stop_growing(table)\n            links",
+        "            links",
     ),
     (
         "kv/manager.py",
@@ -235,8 +225,8 @@ MUTANTS = (  # file, code, what a tired hand would write
     ),
     (
         "kv/manager.py",
-        "need += max(0, self._peak",
-        "need += 0 * max(0, self._peak",
+        "need += max(0, group.peak_blocks",
+        "need += 0 * max(0, group.peak_blocks",
     ),
     (
         "kv/block_table.py",
@@ -270,21 +260,76 @@ MUTANTS = (  # file, code, what a tired hand would write
     ),
     (
         "kv/retentions/window.py",
-        "min(first_read, num_tokens // block_size - 1)",
-        "first_read",
+        "min(self.first_read(num_tokens, block_size), num_tokens // block_size - 1)",
+        "self.first_read(num_tokens, block_size)",
     ),
     (
-        "kv/groups.py",
+        "kv/retentions/window.py",
         "behind = max(1, ",
         "behind = max(0, ",
     ),
     (
-        "kv/groups.py",
-        "-(-(window - 1) // block_size)",
-        "-(-window // block_size)",
+        "kv/retentions/window.py",
+        "-(-(self.window - 1) // block_size)",
+        "-(-self.window // block_size)",
     ),
     (
-        "kv/groups.py",
+        "kv/retentions/state.py",
+        "(num_tokens - 1) // block_size",
+        "num_tokens // block_size",
+    ),
+    (
+        "kv/retentions/state.py",
+        "held[:-1]]",
+        "held[:-2]]",
+    ),
+    (
+        "kv/retentions/state.py",
+        "min(2, ",
+        "min(1, ",
+    ),
+    (
+        "kv/group_pool.py",
+        "self.fills_every_place or num_free < 1 else",
+        "self.fills_every_place else",
+    ),
+    (
+        "kv/group_pool.py",
+        "[NULL_BLOCK] * (num_new - len(fresh)) + list(fresh)",
+        "list(fresh) + [NULL_BLOCK] * (num_new - len(fresh))",
+    ),
+    (
+        "kv/manager.py",
+        "(place + 1) % self._checkpoint_blocks",
+        "place % self._checkpoint_blocks",
+    ),
+    (
+        "kv/manager.py",
+        "(request.num_prompt_tokens - 1) // self.block_size - 1",
+        "request.num_prompt_tokens // self.block_size - 1",
+    ),
+    (
+        "kv/manager.py",
+        "group.pool.num_free > len(self._tables)",
+        "group.pool.num_free > 0",
+    ),
+    (
+        "kv/manager.py",
+        "not group.fills_every_place and not self._is_checkpoint(request, place)",
+        "False",
+    ),
+    (
+        "kv/block_table.py",
+        " if ids[p] != NULL_BLOCK)\n",
+        ")\n",
+    ),
+    (
+        "scheduler/scheduler.py",
+        "self._kv.has_states else ()",
+        "False else ()",
+    ),
+    (
+        "kv/retentions/window.py",
         "(step_tokens > 1)",
         "0",
     ),

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from tests.fakes.model import FakeModel, expected_tokens, make_kv, make_request, make_scheduler
+from tests.fakes.model import STATE, FakeModel, expected_tokens, make_kv, make_request, make_scheduler
 
 from penstock.errors import ContextLengthError
 from penstock.scheduler.policy import POLICIES
 from penstock.step import Schedule, ScheduledRequest
 
 BLOCK_SIZES = (1, 2, 3, 4)
-WINDOWS = ((None,), (3,), (None, 4), (2, None, 5))
+WINDOWS = ((None,), (3,), (None, 4), (2, None, 5), (STATE,), (None, STATE), (STATE, 3, None))
 # Few tokens and few beginnings, so that prefixes are shared all the time.
 PROMPTS = st.lists(st.integers(0, 1), min_size=1, max_size=9)
 SALTS = st.sampled_from(["", "", "a", "b"])
@@ -27,11 +27,27 @@ SALTS = st.sampled_from(["", "", "a", "b"])
 class World:
     """The real classes, the hash model, and a dictionary of what every request must give."""
 
-    def __init__(self, *, num_blocks, block_size, windows, policy, step_tokens, max_requests, prefix_cache):
+    def __init__(
+        self,
+        *,
+        num_blocks,
+        block_size,
+        windows,
+        policy,
+        step_tokens,
+        max_requests,
+        prefix_cache,
+        checkpoint_blocks=1,
+    ):
+        self.has_failed = False
         self.windows, self.block_size, self.policy = windows, block_size, policy
         self.step_tokens, self.max_requests = step_tokens, max_requests
         self.kv = make_kv(
-            num_blocks=num_blocks, block_size=block_size, windows=windows, prefix_cache=prefix_cache
+            num_blocks=num_blocks,
+            block_size=block_size,
+            windows=windows,
+            prefix_cache=prefix_cache,
+            checkpoint_blocks=checkpoint_blocks,
         )
         self.scheduler = make_scheduler(
             self.kv, policy=policy, step_tokens=step_tokens, requests=max_requests
@@ -67,9 +83,11 @@ class World:
     def step(self, *, fail=False):
         """One step; `fail`: the forward pass raises, and nothing may come of it."""
         scheduler = self.scheduler
-        oldest = next(iter(scheduler._running.values()), None)
+        may_begin_again = self.has_failed and STATE in self.windows  # its state has moved on
+        self.has_failed = fail
+        oldest = None if may_begin_again else next(iter(scheduler._running.values()), None)
         preemptions = oldest.num_preemptions if oldest else 0
-        before = set(scheduler._running)
+        before = set() if may_begin_again else set(scheduler._running)
         schedule = scheduler.schedule(self.now_s)
         if schedule is None:
             assert not scheduler.requests, "I7: requests wait and none can run"
@@ -172,9 +190,7 @@ class World:
     def _check_published(self, g, group):
         for block_id in group.index:
             link = group.index.find_link(block_id)
-            tokens = []
-            for offset in range(self.block_size):
-                tokens.append(self.model.memory[g][block_id, offset][1])
+            tokens = self.model.published(g, block_id)
             assert (
                 self.kv._linker.link(link.parent, tokens, salt=link.salt, extra=link.extra).key == link.key
             ), "I4: a published block was written"
@@ -221,8 +237,19 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_requests=st.integers(1, 4),
         more_tokens=st.integers(0, 6),
         prefix_cache=st.sampled_from([True, True, True, False]),
+        checkpoint_blocks=st.integers(1, 3),
     )
-    def begin(self, num_blocks, block_size, windows, policy, max_requests, more_tokens, prefix_cache):
+    def begin(
+        self,
+        num_blocks,
+        block_size,
+        windows,
+        policy,
+        max_requests,
+        more_tokens,
+        prefix_cache,
+        checkpoint_blocks,
+    ):
         self.world = World(
             num_blocks=num_blocks,
             block_size=block_size,
@@ -231,6 +258,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             step_tokens=max_requests + more_tokens,
             max_requests=max_requests,
             prefix_cache=prefix_cache,
+            checkpoint_blocks=checkpoint_blocks,
         )
 
     @rule(
@@ -275,7 +303,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         ids = sorted(self.world.scheduler._running)
         assert self.world.scheduler.force_preempt(ids[pick % len(ids)])
 
-    @precondition(lambda self: self.world.scheduler._running)
+    @precondition(lambda self: self.world.scheduler._running and STATE not in self.world.windows)
     @rule(drafts=st.lists(st.integers(0, 2), min_size=1, max_size=3))
     def draft(self, drafts):
         self.world.draft_step(tuple(drafts))

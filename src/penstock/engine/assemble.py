@@ -23,11 +23,12 @@ def make_core(loaded: Loaded) -> EngineCore:
     """A fresh engine core over a loaded model. One at a time: the executor has one KV memory."""
     plan, spec = loaded.plan, loaded.spec
     kv = KVManager(
-        make_groups(spec.kv_groups(), [0] * spec.num_layers, block_size=plan.block_size),
+        make_groups(spec.kv_groups(), [0] * spec.num_layers),
         plan.num_kv_blocks,
         block_size=plan.block_size,
         prefix_cache=plan.prefix_cache,
         cache_key=plan.kv_dtype,
+        checkpoint_blocks=plan.checkpoint_blocks,
     )
     stops = StopFinder(loaded.tokenizer)
     grammars = make_grammars(loaded.tokenizer, spec.vocab_size, eos_ids_of(loaded.defaults, loaded.tokenizer))

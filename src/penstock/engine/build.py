@@ -202,13 +202,13 @@ def _facts(spec: ModelSpec, checkpoint: Checkpoint) -> Facts:
     def weight_bytes(weight_format: str, head_format: str) -> int:
         return sum(packed_bytes(w) for w in _wanted(sketch(weight_format, head_format)) if w.kind == "linear")
 
-    def layer_token_bytes(backend: str, kv_dtype: str) -> list[int]:
+    def layer_block_bytes(backend: str, kv_dtype: str, block_size: int) -> list[int]:
         program = sketch("bfloat16", "bfloat16", kv_dtype)
         if backend == "cpu":
-            from penstock.backends.cpu.lower import BLOCK_TOKENS, block_bytes
+            from penstock.backends.cpu.lower import block_bytes
 
-            return [block_bytes(layer) // BLOCK_TOKENS for layer in program.kv_layers]
-        return [4 * layer.values_per_token for layer in program.kv_layers]  # numpy holds fp32
+            return [block_bytes(layer) for layer in program.kv_layers]
+        return [4 * layer.values_per_token * block_size for layer in program.kv_layers]  # numpy holds fp32
 
     native_isa, refusals = None, []
     if isas():
@@ -222,7 +222,7 @@ def _facts(spec: ModelSpec, checkpoint: Checkpoint) -> Facts:
     layers = [own for source, own in own_formats.items() if source.startswith("layers.")]
     code_formats = tuple(sorted(set(layers) & set(FORMATS) - set(DTYPES)))
     return Facts(
-        dtype, native_isa, tuple(refusals), weight_bytes, layer_token_bytes, code_formats=code_formats,
+        dtype, native_isa, tuple(refusals), weight_bytes, layer_block_bytes, code_formats=code_formats,
         head_format=head,
     )  # fmt: skip
 

@@ -28,11 +28,11 @@ class BlockTable:
         return self._frozen
 
     def extend(self, new: Sequence[Sequence[int]]) -> None:
-        """As many new places in every group."""
+        """As many new places in every group; the null block where a place has none."""
         num_places = self.num_places + len(new[0])
         for ids, held, more in zip(self.block_ids, self.held, new, strict=True):
             ids.extend(more)
-            held.extend(HeldBlock(place) for place in range(self.num_places, num_places))
+            held.extend(HeldBlock(p) for p in range(self.num_places, num_places) if ids[p] != NULL_BLOCK)
             assert len(ids) == num_places, "groups grow together"
         self.num_places = num_places
         self._frozen = None

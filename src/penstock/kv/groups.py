@@ -1,4 +1,4 @@
-"""KV groups: layers that keep the same tokens, what a block of them costs, how memory is split among them.
+"""KV groups: layers that keep the same, what a block of them costs, how memory is split among them.
 
 The planner asks for the split, the manager keeps one pool per group. Pure arithmetic.
 """
@@ -7,24 +7,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from penstock.errors import OutOfMemoryError
-from penstock.kv.retention import exact_for
+from penstock.kv.retention import RETENTIONS, Retention, exact_for
 from penstock.model.spec import KVGroupSpec
+
+CHECKPOINTS_PER_REQUEST = 6  # of states: beginnings that others may go on from, kept while memory lasts
+CHECKPOINT_BYTES_PER_TOKEN = 64 << 10  # about what keys and values take in a model of the same size
 
 
 @dataclass(frozen=True, slots=True)
 class KVGroup:
-    """A block id of this group names `block_size` tokens in every layer of it."""
+    """A block id of this group names `block_size` tokens in every layer of it, or the state after them."""
 
     layers: tuple[int, ...]
     window: int | None
     retention: str  # a name from RETENTIONS
     bytes_per_block: int  # over all its layers
 
+    def rule(self) -> Retention:
+        return RETENTIONS[self.retention](self.window)
 
-def make_groups(
-    specs: Sequence[KVGroupSpec], layer_token_bytes: Sequence[int], *, block_size: int
-) -> tuple[KVGroup, ...]:
-    """Groups of a model whose layer `i` stores `layer_token_bytes[i]` bytes of keys and values per token.
+
+def make_groups(specs: Sequence[KVGroupSpec], layer_block_bytes: Sequence[int]) -> tuple[KVGroup, ...]:
+    """Groups of a model whose layer `i` takes `layer_block_bytes[i]` bytes in each block.
 
     The backend states those bytes: they hold its dtype and its padding of heads.
     """
@@ -32,24 +36,17 @@ def make_groups(
         KVGroup(
             layers=spec.layers,
             window=spec.window,
-            retention=exact_for(spec.window),
-            bytes_per_block=block_size * sum(layer_token_bytes[layer] for layer in spec.layers),
+            retention=exact_for(spec),
+            bytes_per_block=sum(layer_block_bytes[layer] for layer in spec.layers),
         )
         for spec in specs
     )
 
 
-def peak_blocks(window: int | None, num_tokens: int, *, step_tokens: int, block_size: int) -> int:
-    """Most blocks of one group that a request of `num_tokens` holds at once, in steps of `step_tokens`.
-
-    Without a window all of them. With one: what the window can touch from a block's beginning, the block
-    before it at least (the latest is never dropped), and what one step writes.
-    """
-    whole = -(-num_tokens // block_size)
-    if window is None:
-        return whole
-    behind = max(1, -(-(window - 1) // block_size))
-    return min(whole, behind + -(-step_tokens // block_size) + (step_tokens > 1))
+def checkpoint_blocks(groups: Sequence[KVGroup], block_size: int) -> int:
+    """Every how many blocks of a text its state is kept for others: so that it costs what keys would."""
+    state_bytes = max((g.bytes_per_block for g in groups if not g.rule().fills_every_place), default=0)
+    return max(1, -(-state_bytes // (CHECKPOINT_BYTES_PER_TOKEN * block_size)))
 
 
 def split_blocks(
@@ -63,22 +60,41 @@ def split_blocks(
 ) -> tuple[int, ...]:
     """Blocks per group, null blocks included, so that all run out at about the same number of requests.
 
-    Never more than `max_requests` requests of `max_context` tokens need. OutOfMemoryError if not even one
-    request of `max_context` tokens fits in `memory_bytes`.
+    Never more than `max_requests` requests of `max_context` tokens need, and their checkpoints, which are
+    the first that memory is too small for. OutOfMemoryError if not even one request of `max_context`
+    tokens fits in `memory_bytes`.
     """
     needs = [
-        peak_blocks(g.window, max_context, step_tokens=max_step_tokens, block_size=block_size) for g in groups
+        g.rule().peak_blocks(max_context, step_tokens=max_step_tokens, block_size=block_size) for g in groups
     ]
     null_bytes = sum(g.bytes_per_block for g in groups)
-    request_bytes = sum(need * g.bytes_per_block for need, g in zip(needs, groups, strict=True))
-    if memory_bytes < null_bytes + request_bytes:
-        raise OutOfMemoryError(
-            f"keys and values of one request of {max_context:,} tokens take {null_bytes + request_bytes:,} "
-            f"bytes; {memory_bytes:,} are planned for them. Lower max_context or raise memory_bytes."
-        )
     spare_bytes = memory_bytes - null_bytes
-    return tuple(1 + min(max_requests * need, spare_bytes * need // request_bytes) for need in needs)
+    if spare_bytes < _bytes_of(groups, needs):
+        raise OutOfMemoryError(
+            f"{_what(groups)} of one request of {max_context:,} tokens take "
+            f"{null_bytes + _bytes_of(groups, needs):,} bytes; {memory_bytes:,} are planned for them. "
+            f"Lower max_context or raise memory_bytes."
+        )
+    whole = -(-max_context // block_size)
+    wants = [
+        need if g.rule().fills_every_place else min(whole + 1, need + CHECKPOINTS_PER_REQUEST)
+        for need, g in zip(needs, groups, strict=True)
+    ]
+    if spare_bytes < _bytes_of(groups, wants):
+        wants = needs
+    request_bytes = _bytes_of(groups, wants)
+    return tuple(1 + min(max_requests * want, spare_bytes * want // request_bytes) for want in wants)
 
 
 def total_bytes(groups: Sequence[KVGroup], num_blocks: Sequence[int]) -> int:
+    return _bytes_of(groups, num_blocks)
+
+
+def _bytes_of(groups: Sequence[KVGroup], num_blocks: Sequence[int]) -> int:
     return sum(g.bytes_per_block * n for g, n in zip(groups, num_blocks, strict=True))
+
+
+def _what(groups: Sequence[KVGroup]) -> str:
+    kinds = {g.rule().fills_every_place for g in groups}
+    names = {True: "keys and values", False: "states"}
+    return " and ".join(name for kind, name in names.items() if kind in kinds)

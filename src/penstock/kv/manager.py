@@ -6,10 +6,13 @@ there is by saying False, and leaves everything as it was then, also when someth
     tokens of a request    |0 .. 63|64 .. 127|128 .. 191|192 ..      block_size 64
     full attention group   |   7   |    3    |    12    |   9        block ids
     window group           |   0   |    0    |     5    |   2        0: the null block, let go
+    recurrent state group  |   0   |    8    |     0    |   4        4: the live state; 8: a checkpoint
 
 No block is ever copied on write. Requests share only full blocks, whose keys and values are final; the block
 that is being filled belongs to one request, and a prefix hit ends before the last known token, so that forks
-of one prompt (n > 1) each compute their own last, partial block.
+of one prompt (n > 1) each compute their own last, partial block. A state is overwritten as its request goes
+on; what others may read of it are checkpoints: the state after a whole number of blocks, each in a block of
+its own, made where they are worth it and while nobody else needs the block.
 """
 
 import os
@@ -19,10 +22,10 @@ from dataclasses import dataclass
 from penstock.errors import EngineError
 from penstock.kv.block_pool import NULL_BLOCK, BlockPool
 from penstock.kv.block_table import BlockIds, BlockTable
-from penstock.kv.groups import KVGroup, peak_blocks
+from penstock.kv.group_pool import GroupPool
+from penstock.kv.groups import KVGroup
 from penstock.kv.integrity import find_fault
-from penstock.kv.prefix_index import Link, Linker, PrefixIndex
-from penstock.kv.retention import RETENTIONS, Retention
+from penstock.kv.prefix_index import Link, Linker
 from penstock.request import Request
 
 
@@ -35,30 +38,11 @@ class PrefixHit:
     is_growing: bool  # the next block is being computed for another request in this step: better wait for it
 
 
-class _Group:
-    """One KV group's part: who may be handed out, what is known to hold what, what may be let go."""
-
-    __slots__ = ("index", "pool", "retention", "window")
-
-    def __init__(self, group: KVGroup, num_blocks: int) -> None:
-        self.index = PrefixIndex()
-        self.pool = BlockPool(num_blocks, on_evict=self.index.remove)
-        self.retention: Retention = RETENTIONS[group.retention](group.window)
-        self.window = group.window
-
-    def first_read(self, num_tokens: int, block_size: int) -> int:
-        """First place that the row after `num_tokens` tokens reads."""
-        return 0 if self.window is None else max(0, (num_tokens - self.window + 1) // block_size)
-
-    def num_unused(self, block_ids: Iterable[int]) -> int:
-        """How many of these cached blocks count as free until they are shared."""
-        return sum(1 for b in block_ids if b != NULL_BLOCK and self.pool.num_users(b) == 0)
-
-
 class KVManager:
     """Owns every block. Called from one thread. A request's counters are read here and never written.
 
     `cache_key` goes into every link: whatever else decides what the bytes of a block are (dtype, codec).
+    `checkpoint_blocks`: every how many blocks of a text its state is kept for others; and at a prompt's end.
     """
 
     def __init__(
@@ -69,10 +53,13 @@ class KVManager:
         block_size: int,
         prefix_cache: bool = True,
         cache_key: str = "",
+        checkpoint_blocks: int = 1,
         hash_secret: bytes | None = None,
     ) -> None:
         self.block_size = block_size
-        self._groups = [_Group(group, n) for group, n in zip(groups, num_blocks, strict=True)]
+        self._groups = [GroupPool(group, n) for group, n in zip(groups, num_blocks, strict=True)]
+        self._states = [(g, group) for g, group in enumerate(self._groups) if not group.fills_every_place]
+        self._checkpoint_blocks = checkpoint_blocks
         self._prefix_cache = prefix_cache
         self._cache_key = cache_key
         self._linker = Linker(os.urandom(32) if hash_secret is None else hash_secret)
@@ -95,9 +82,16 @@ class KVManager:
         """What the tightest group holds: the bound to name when `fits_ever` says no."""
         return min(self.num_usable_blocks) * self.block_size
 
+    @property
+    def has_states(self) -> bool:
+        """Whether a step that came to nothing has left its mark: a state goes on, where keys and values are
+        written again as they were. Then drafts cannot be taken back, either."""
+        return bool(self._states)
+
     def fits_ever(self, num_tokens: int) -> bool:
         """Whether a request of `num_tokens` can be computed once it has all blocks for itself."""
-        return all(self._peak(group, num_tokens) <= group.pool.num_usable for group in self._groups)
+        size = self.block_size
+        return all(group.peak_blocks(num_tokens, size) <= group.pool.num_usable for group in self._groups)
 
     def block_ids(self, request: Request) -> BlockIds:
         """The request's table; the same object until it changes."""
@@ -106,8 +100,9 @@ class KVManager:
     def find_prefix(self, request: Request) -> PrefixHit:
         """The longest cached beginning that the request may take over: whole blocks, never its last token.
 
-        A group with a window needs only the blocks that the window still reads. Prompt rows that owe a
-        logprob or their part of a mean are not skipped (DESIGN.md 9.27). Changes nothing.
+        A group needs only the blocks that the next row reads: those of a window, or the state at the very
+        end. Prompt rows that owe a logprob or their part of a mean are not skipped (DESIGN.md 9.27). Changes
+        nothing.
         """
         links = self._links_of(request, self._max_hit_tokens(request) // self.block_size)
         if not links:
@@ -115,21 +110,22 @@ class KVManager:
         reach = len(links)
         found: list[list[int]] = []
         for group in self._groups:
+            reads_all = group.retention.first_read(reach * self.block_size, self.block_size) == 0
             ids = []
             for link in links[:reach]:
                 block_id = group.index.find(link)
-                if block_id is None and group.window is None:
+                if block_id is None and reads_all:
                     break
                 ids.append(block_id or NULL_BLOCK)
             reach = len(ids)
             found.append(ids)
         first = [0] * len(found)
         while reach > 0:  # a shorter hit reads from further back, so it must end before the first hole
-            first = [group.first_read(reach * self.block_size, self.block_size) for group in self._groups]
+            size = self.block_size
+            first = [group.retention.first_read(reach * size, size) for group in self._groups]
             holes = [
                 p
-                for group, ids, f in zip(self._groups, found, first, strict=True)
-                if group.window is not None
+                for ids, f in zip(found, first, strict=True)
                 for p in range(f, reach)
                 if ids[p] == NULL_BLOCK
             ]
@@ -155,9 +151,9 @@ class KVManager:
         for g, group in enumerate(self._groups):
             ids = hit.block_ids[g]
             hit_blocks = sum(1 for b in ids if b != NULL_BLOCK)
-            need = self._peak(group, target) - hit_blocks + group.num_unused(ids)
+            need = group.peak_blocks(target, self.block_size) - hit_blocks + group.num_unused(ids)
             for tokens, table in others:
-                need += max(0, self._peak(group, tokens) - len(table.held[g]))
+                need += max(0, group.peak_blocks(tokens, self.block_size) - len(table.held[g]))
             if need > group.pool.num_free:
                 return False
         return True
@@ -166,10 +162,10 @@ class KVManager:
         """Most tokens that `allocate` can grant now. `hit` counts only for a request without blocks."""
         table = self._tables.get(request.request_id)
         if table is not None:
-            room = min(self.num_free_blocks)
+            room = min(group.max_new_places(group.pool.num_free) for group in self._groups)
             return (table.num_places + room) * self.block_size - request.num_computed_tokens
         room = min(
-            group.pool.num_free - group.num_unused(ids)
+            group.max_new_places(group.pool.num_free - group.num_unused(ids))
             for group, ids in zip(self._groups, hit.block_ids, strict=True)
         )
         return room * self.block_size
@@ -191,11 +187,11 @@ class KVManager:
         num_places = -(-end // self.block_size)
         if table is None:
             table = BlockTable(hit.block_ids)
-            if not self._extend(table, num_places, shared=hit.block_ids):
+            if not self._extend(request, table, num_places, shared=hit.block_ids):
                 return False
             self._tables[request.request_id] = table
         elif num_places > table.num_places and not self._extend(
-            table, num_places, shared=self.no_hit.block_ids
+            request, table, num_places, shared=self.no_hit.block_ids
         ):
             return False
         for link in links:
@@ -208,20 +204,19 @@ class KVManager:
         """Offer the blocks that the request has filled to others, and let go what it will not read again."""
         table = self._tables[request.request_id]
         num_full = request.num_computed_tokens // self.block_size
-        if num_full == table.num_committed:
-            return
-        self._stop_growing(table)
-        links = self._links_of(request, num_full)
-        for g, group in enumerate(self._groups):
-            ids = table.block_ids[g]
-            for place in range(table.num_committed, num_full):
-                if self._prefix_cache and group.index.publish(links[place], ids[place]):
-                    group.pool.cache(ids[place])
-            for n in range(table.num_committed + 1, num_full + 1):
-                places = group.retention.drop(table.held_before(g, n), n * self.block_size, self.block_size)
-                for block_id in table.let_go(g, places) if places else ():
-                    group.pool.release(block_id)
-        table.num_committed = num_full
+        if num_full > table.num_committed:
+            self._stop_growing(table)
+            links = self._links_of(request, num_full)
+            for g, group in enumerate(self._groups):
+                self._offer(request, table, g, links)
+                for n in range(table.num_committed + 1, num_full + 1) if group.fills_every_place else ():
+                    held = table.held_before(g, n)
+                    self._let_go(table, g, group.retention.drop(held, n * self.block_size, self.block_size))
+            table.num_committed = num_full
+        for g, group in self._states:
+            if len(table.held[g]) > 1:  # the last is live; what it came from is not needed any more
+                places = group.retention.drop(table.held[g], request.num_computed_tokens, self.block_size)
+                self._let_go(table, g, places)
 
     def free(self, request: Request) -> None:
         """Take back its blocks, if it has any. Cached ones stay cached; the last will be evicted first."""
@@ -251,8 +246,23 @@ class KVManager:
         if not set(self._growing.values()) <= set(self._tables):
             raise EngineError("KV: a request without blocks computes some; this is a defect of penstock.")
 
-    def _peak(self, group: _Group, num_tokens: int) -> int:
-        return peak_blocks(group.window, num_tokens, step_tokens=1, block_size=self.block_size)
+    def _offer(self, request: Request, table: BlockTable, g: int, links: Sequence[Link]) -> None:
+        """Let others find the places of group `g` that are full since the last commit."""
+        group, ids = self._groups[g], table.block_ids[g]
+        for place in range(table.num_committed, len(links)):
+            if not group.fills_every_place and not self._is_checkpoint(request, place):
+                continue
+            if ids[place] != NULL_BLOCK and group.index.publish(links[place], ids[place]):
+                group.pool.cache(ids[place])
+
+    def _let_go(self, table: BlockTable, g: int, places: Sequence[int]) -> None:
+        for block_id in table.let_go(g, places) if places else ():
+            self._groups[g].pool.release(block_id)
+
+    def _is_checkpoint(self, request: Request, place: int) -> bool:
+        """Whether others may want to go on from the state at the end of this place."""
+        last = (request.num_prompt_tokens - 1) // self.block_size - 1  # the longest hit of the same prompt
+        return self._prefix_cache and (place == last or (place + 1) % self._checkpoint_blocks == 0)
 
     def _target_tokens(self, request: Request) -> int:
         most = request.num_prompt_tokens + request.max_output_tokens - 1  # the last token is never computed
@@ -273,11 +283,11 @@ class KVManager:
             links.append(self._linker.link(parent, tokens, salt=request.cache_salt, extra=self._cache_key))
         return links[:num_links]
 
-    def _extend(self, table: BlockTable, num_places: int, *, shared: BlockIds) -> bool:
+    def _extend(self, request: Request, table: BlockTable, num_places: int, *, shared: BlockIds) -> bool:
         """Share `shared` and take new blocks up to `num_places`, in every group or in none."""
         num_new = num_places - table.num_places
         for group, ids in zip(self._groups, shared, strict=True):
-            if group.pool.num_free - group.num_unused(ids) < num_new:
+            if group.pool.num_free - group.num_unused(ids) < group.num_needed(num_new):
                 return False
         taken: list[list[int]] = [[] for _ in self._groups]
         users: list[tuple[BlockPool, int]] = []
@@ -288,18 +298,39 @@ class KVManager:
                         group.pool.share(block_id)
                         users.append((group.pool, block_id))
             for group, new in zip(self._groups, taken, strict=True):
-                while len(new) < num_new:
+                while len(new) < group.num_needed(num_new):
                     fresh = group.pool.take()
                     if fresh is None:
                         self._release(users)
                         return False
                     users.append((group.pool, fresh))
                     new.append(fresh)
+            placed = [group.place_new(num_new, new) for group, new in zip(self._groups, taken, strict=True)]
+            for g, group in self._states:
+                self._add_checkpoints(request, table.num_places, placed[g], group, users)
         except BaseException:
             self._release(users)
             raise
-        table.extend(taken)
+        table.extend(placed)
         return True
+
+    def _add_checkpoints(
+        self,
+        request: Request,
+        first_place: int,
+        placed: list[int],
+        group: GroupPool,
+        users: list[tuple[BlockPool, int]],
+    ) -> None:
+        """Blocks for states on the way, as long as every running request can still have one more."""
+        for index in range(len(placed) - 1):
+            if not self._is_checkpoint(request, first_place + index):
+                continue
+            fresh = group.pool.take() if group.pool.num_free > len(self._tables) else None
+            if fresh is None:
+                return
+            users.append((group.pool, fresh))
+            placed[index] = fresh
 
     def _release(self, users: list[tuple[BlockPool, int]]) -> None:
         for pool, block_id in reversed(users):

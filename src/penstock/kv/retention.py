@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
+from penstock.model.spec import KVGroupSpec
 from penstock.registry import Registry
 
 
@@ -15,25 +16,39 @@ class HeldBlock:
 
 
 class Retention(Protocol):
-    """Asked each time a request fills a block, whatever the steps were: rows from `num_tokens` on do not
-    read what is dropped. So even a lossy policy gives one output for every chunking and every restart.
+    """What is kept is a function of this request's blocks alone, whatever the steps were: so even a lossy
+    policy gives one output for every chunking and every restart.
 
-    Contract (tests/contracts/test_retention.py): a function of this request's blocks alone; drops only
-    what is held, never the latest block; asked again about what it kept, drops no more. An exact one
-    drops no block with a token that a later row reads.
+    Contract (tests/contracts/test_retention.py): drops only what is held, never the latest block; asked
+    again about what it kept, drops no more. An exact one drops no block that a later row reads.
     """
 
     exact: ClassVar[bool]  # False: lossy; off by default, with a row in the quality ledger
+    # A block for every place of the text; or only for the place reached last, and for checkpoints on the way.
+    fills_every_place: ClassVar[bool]
 
     def drop(self, held: Sequence[HeldBlock], num_tokens: int, block_size: int) -> list[int]:
-        """Places of the held blocks to let go, oldest first. `num_tokens` is a multiple of `block_size`."""
+        """Places of the held blocks to let go, oldest first: no row after `num_tokens` tokens reads them.
+
+        Where every place is filled, asked each time a block is full: at multiples of `block_size`.
+        """
+        ...
+
+    def first_read(self, num_tokens: int, block_size: int) -> int:
+        """First place that the row after `num_tokens` tokens reads."""
+        ...
+
+    def peak_blocks(self, num_tokens: int, *, step_tokens: int, block_size: int) -> int:
+        """Most blocks that a request of `num_tokens` must hold at once, in steps of `step_tokens`."""
         ...
 
 
-# A retention is made for the attention window of its layers (None: they read everything).
+# A retention is made for the attention window of its layers (None: they read everything, or have none).
 RETENTIONS: Registry[Callable[[int | None], Retention]] = Registry("KV retention", "penstock.kv.retentions")
 
 
-def exact_for(window: int | None) -> str:
-    """The name of the exact retention of layers with this window."""
-    return "full" if window is None else "window"
+def exact_for(spec: KVGroupSpec) -> str:
+    """The name of the exact retention of these layers."""
+    if spec.is_state:
+        return "state"
+    return "full" if spec.window is None else "window"

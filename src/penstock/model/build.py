@@ -152,6 +152,8 @@ def _layer(
     else:
         y = _attention(b, spec.mixer, how, h, kv=kv, table=table)
     after = _normed_sum(b, "attn", spec, _joined(b, "attn", spec, x, y))
+    if spec.mlp is None:
+        return after
     if isinstance(spec.mlp, MoESpec):
         assert not spec.is_parallel, "no model has experts beside its attention"
         y = experts(b, spec.mlp, _normed(b, "mlp", spec, after), how)

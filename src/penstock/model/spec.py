@@ -107,6 +107,39 @@ class LatentAttentionSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Mamba2Spec:
+    """A state-space mixer: `num_heads` heads of a state [head_dim, state_size] each. arXiv:2405.21060.
+
+        z, xbc, dt = in(h);  x, b, c = silu(conv(xbc));  dt = clamp(softplus(dt + bias))
+        state = exp(-dt e^a) state + dt x b^T;  y = state c + d x;  out(norm(y * silu(z)))
+
+    A head reads the b and c of its group, and the norm is over each group's heads.
+    """
+
+    num_heads: int
+    head_dim: int
+    state_size: int
+    num_groups: int
+    conv_size: int  # positions that the convolution sees, its own among them
+    norm: NormSpec
+    dt_limit: tuple[float, float] | None = None
+    conv_bias: bool = True
+    bias: bool = False  # of the products in and out
+
+    window: ClassVar[int | None] = None
+    is_causal: ClassVar[bool] = True
+
+    @property
+    def width(self) -> int:
+        return self.num_heads * self.head_dim
+
+    @property
+    def conv_width(self) -> int:
+        """Channels of the convolution: x, b and c."""
+        return self.width + 2 * self.num_groups * self.state_size
+
+
+@dataclass(frozen=True, slots=True)
 class MLPSpec:
     """down(act(gate(x)) * up(x)), or down(act(up(x))) where nothing gates."""
 
@@ -146,10 +179,11 @@ class LayerSpec:
 
     Parallel: x + mixer(norm(x)) + mlp(norm(x)), by two norms or one. What is added to x is multiplied
     by `residual_scale` first. Norms of sums: norm(x + mixer(x)), and what follows reads that (post-norm).
+    Without an MLP the layer is its mixer.
     """
 
-    mixer: AttentionSpec | LatentAttentionSpec
-    mlp: MLPSpec | MoESpec
+    mixer: AttentionSpec | LatentAttentionSpec | Mamba2Spec
+    mlp: MLPSpec | MoESpec | None
     norm: NormSpec
     norm_inputs: bool = True
     norm_outputs: bool = False
@@ -167,11 +201,12 @@ class LayerSpec:
 
 @dataclass(frozen=True, slots=True)
 class KVGroupSpec:
-    """Layers that keep the same of the same tokens: all of them (`window` None), or the last `window`."""
+    """Layers that keep the same: of all tokens (`window` None), of the last `window`, or a state."""
 
     layers: tuple[int, ...]
     window: int | None
     latent_dim: int = 0  # 0: keys and values; else latents of this width, and a key that turns beside each
+    is_state: bool = False  # one of its own, for all tokens so far
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,9 +243,10 @@ class ModelSpec:
 
     def kv_groups(self) -> tuple[KVGroupSpec, ...]:
         """Layers by what they keep, in order of first appearance."""
-        groups: dict[tuple[int | None, int], list[int]] = {}
+        groups: dict[tuple[int | None, int, bool], list[int]] = {}
         for index, layer in enumerate(self.layers):
             mixer = layer.mixer
             latent_dim = mixer.latent_dim if isinstance(mixer, LatentAttentionSpec) else 0
-            groups.setdefault((mixer.window, latent_dim), []).append(index)
+            is_state = isinstance(mixer, Mamba2Spec)
+            groups.setdefault((mixer.window, latent_dim, is_state), []).append(index)
         return tuple(KVGroupSpec(tuple(layers), *kind) for kind, layers in groups.items())

@@ -166,6 +166,7 @@ def _of_expert(whole: Callable[[], Tensor], name: str, expert: int, begin: int, 
 def _rows(canonical: str, layer: LayerSpec) -> int:
     """How many rows a weight of a layer has; of a norm of queries or keys, how many values."""
     if canonical in {"mlp.gate", "mlp.up"}:
+        assert layer.mlp is not None, "its layers have no MLP"
         return layer.mlp.intermediate_size
     if isinstance(layer.mixer, LatentAttentionSpec):
         return _rows_of_latents(canonical, layer.mixer)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from penstock.config import EngineConfig, Plan
 from penstock.errors import ConfigError, ModelLoadError, OutOfMemoryError
 from penstock.kv.codec import CODECS
-from penstock.kv.groups import KVGroup, make_groups, split_blocks, total_bytes
+from penstock.kv.groups import KVGroup, checkpoint_blocks, make_groups, split_blocks, total_bytes
 from penstock.model.spec import ModelSpec
 from penstock.planner.machine import Machine
 
@@ -35,7 +35,7 @@ class Facts:
     native_isa: str | None  # None: no native build
     native_refusals: tuple[str, ...]  # ops of the model without a native kernel
     weight_bytes: Callable[[str, str], int]  # (weight format, head format) -> packed bytes
-    layer_token_bytes: Callable[[str, str], list[int]]  # (backend, kv dtype) -> per layer
+    layer_block_bytes: Callable[[str, str, int], list[int]]  # (backend, kv dtype, block size) -> per layer
     code_formats: tuple[str, ...] = ()  # of matrices that are integer codes in the checkpoint
     head_format: str = ""  # of the head, where it is one of them
 
@@ -83,7 +83,7 @@ def make_plan(config: EngineConfig, spec: ModelSpec, facts: Facts, machine: Mach
             f"{_smaller(weight_format)}"
         )
     block_size = _block_size(config, backend, reasons)
-    groups = make_groups(spec.kv_groups(), facts.layer_token_bytes(backend, kv_dtype), block_size=block_size)
+    groups = make_groups(spec.kv_groups(), facts.layer_block_bytes(backend, kv_dtype, block_size))
     max_requests = _max_requests(config, reasons)
     max_step_tokens = _step_tokens(config, spec, max_requests, reasons)
     memory_bytes = _kv_memory(config, machine, weight_bytes, reasons)
@@ -94,6 +94,10 @@ def make_plan(config: EngineConfig, spec: ModelSpec, facts: Facts, machine: Mach
     )  # fmt: skip
     reasons["num_kv_blocks"] = "so that all layers' blocks run out at the same number of requests"
     prefix_cache = _prefix_cache(config, spec, reasons)
+    keeps_states = any(group.is_state for group in spec.kv_groups())
+    reasons["checkpoint_blocks"] = (
+        "so that states kept for others cost what keys and values would" if keeps_states else "has no states"
+    )
     reasons["policy"] = ASKED if config.policy != "fcfs" else "whoever comes first"
     return Plan(
         backend=backend,
@@ -111,6 +115,7 @@ def make_plan(config: EngineConfig, spec: ModelSpec, facts: Facts, machine: Mach
         block_size=block_size,
         num_kv_blocks=num_blocks,
         prefix_cache=prefix_cache,
+        checkpoint_blocks=checkpoint_blocks(groups, block_size),
         policy=config.policy,
         threads=_threads(config, machine, reasons),
         seed=_seed(config, reasons),

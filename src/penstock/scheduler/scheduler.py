@@ -95,6 +95,7 @@ class Scheduler:
         self._requests: dict[str, Request] = {}
         self._waiting: dict[str, Request] = {}
         self._running: dict[str, Request] = {}  # longest-running first
+        self._unsettled: Schedule | None = None  # given out, not yet updated
         self.num_preemptions = 0
 
     @property
@@ -162,6 +163,7 @@ class Scheduler:
 
         If the step then fails before `update`, asking again is safe: nothing was counted as computed.
         """
+        self._take_back_failed_step()
         budget = Budget(self._max_step_tokens, self._max_scored_rows)
         chosen: dict[str, ScheduledRequest] = {}
         preempted: list[str] = []
@@ -170,13 +172,15 @@ class Scheduler:
             self._admit_waiting(budget, chosen, now_s)
         if not chosen and not preempted:
             return None
-        return Schedule(tuple(chosen.values()), tuple(preempted))
+        self._unsettled = Schedule(tuple(chosen.values()), tuple(preempted))
+        return self._unsettled
 
     def update(self, schedule: Schedule, drawn: Sequence[Drawn]) -> list[RequestDelta]:
         """Count what was computed, append what was drawn, end what is finished.
 
         Requests that were aborted or preempted since `schedule` are passed over.
         """
+        self._unsettled = None
         deltas: list[RequestDelta] = []
         for scheduled, result in zip(schedule.requests, drawn, strict=True):
             request = self._running.get(scheduled.request_id)
@@ -184,6 +188,11 @@ class Scheduler:
                 continue
             tokens = result.tokens
             if scheduled.draft_tokens:
+                if self._kv.has_states:
+                    raise EngineError(
+                        "drafts were run on a recurrent state, which cannot go back to before a wrong one; "
+                        "run this model without speculation."
+                    )
                 tokens = accept(scheduled.draft_tokens, tokens)
             num_kept, end = self._append(request, tokens)
             num_wrong = len(scheduled.draft_tokens) + 1 - num_kept if scheduled.draft_tokens else 0
@@ -226,6 +235,14 @@ class Scheduler:
     def reset_prefix_cache(self) -> None:
         """Forget all cached beginnings; running requests go on."""
         self._kv.reset_prefix_cache()
+
+    def _take_back_failed_step(self) -> None:
+        """Who ran in a step that came to nothing may have a state that has moved on: it begins again."""
+        failed, self._unsettled = self._unsettled, None
+        for scheduled in failed.requests if failed is not None and self._kv.has_states else ():
+            request = self._running.get(scheduled.request_id)
+            if request is not None and request.num_computed_tokens == scheduled.start:
+                self._preempt(request)
 
     def _continue_running(
         self, budget: Budget, chosen: dict[str, ScheduledRequest], preempted: list[str]

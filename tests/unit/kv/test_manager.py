@@ -1,7 +1,7 @@
 """KVManager: tables, hits, sharing, what a window lets go, and that a refusal changes nothing."""
 
 import pytest
-from tests.fakes.model import make_kv, make_request
+from tests.fakes.model import STATE, make_kv, make_request
 
 from penstock.errors import EngineError
 
@@ -418,3 +418,135 @@ def test_integrity_finds_a_lost_reference_and_foreign_content():
     kv._links["b"] = [kv._linker.link(None, (1, 9), salt="", extra="")]
     with pytest.raises(EngineError, match="holds other tokens"):
         kv.check_integrity()
+
+
+def states_of(kv, request, group=0):
+    """Places of the request that have a block."""
+    return [place for place, block_id in enumerate(kv.block_ids(request)[group]) if block_id]
+
+
+def test_a_request_holds_one_state_however_long_it_is():
+    kv = make_kv(num_blocks=2, block_size=2, windows=(STATE,))
+    request = make_request("a", range(3))
+    compute(kv, request)
+    for token in range(40):
+        request.append(token)
+        compute(kv, request)
+        assert states_of(kv, request) == [len(request.tokens) // 2 - (len(request.tokens) % 2 == 0)]
+
+    assert kv.fits_ever(10**9)
+    assert not make_kv(num_blocks=1, block_size=2, windows=(STATE,)).fits_ever(3)
+
+
+def test_a_step_makes_checkpoints_at_every_so_many_blocks_and_where_the_prompt_ends():
+    kv = make_kv(num_blocks=9, block_size=2, windows=(STATE,), checkpoint_blocks=3)
+    request = make_request("a", range(17))
+    assert kv.allocate(request, 17)
+
+    assert states_of(kv, request) == [2, 5, 7, 8]  # after 6, 12, 16 tokens; and the live one
+    compute(kv, request)
+    assert states_of(kv, request) == [8]
+    assert kv.num_free_blocks == (8,)
+
+    def hit_of(num_tokens):
+        hit = kv.find_prefix(make_request(str(num_tokens), range(num_tokens)))
+        assert [place for place, block_id in enumerate(hit.block_ids[0]) if block_id] == [
+            place for place in [hit.num_tokens // 2 - 1] if place >= 0
+        ]
+        return hit.num_tokens
+
+    assert [hit_of(n) for n in (6, 7, 12, 13, 16, 17, 30)] == [0, 6, 6, 12, 12, 16, 16]
+
+
+def test_who_goes_on_from_a_checkpoint_writes_a_block_of_its_own():
+    kv = make_kv(num_blocks=6, block_size=2, windows=(STATE,))
+    one, other = make_request("a", [1, 2, 3]), make_request("b", [1, 2, 3])
+    compute(kv, one)
+    hit = kv.find_prefix(other)
+    assert hit.num_tokens == 2
+    assert kv.allocate(other, 1, hit)
+
+    assert kv.block_ids(other)[0][0] == hit.block_ids[0][0]
+    assert kv.block_ids(other)[0][1] not in (0, kv.block_ids(one)[0][1])
+    other.num_computed_tokens = 3
+    kv.commit(other)
+    kv.check_integrity()
+    assert states_of(kv, other) == [1]
+    assert kv.find_prefix(make_request("c", [1, 2, 3])).num_tokens == 2
+
+
+def test_checkpoints_leave_every_running_request_its_next_block():
+    kv = make_kv(num_blocks=4, block_size=2, windows=(STATE,))
+    others = [make_request(name, [token]) for name, token in (("a", 7), ("b", 8))]
+    for request in others:
+        compute(kv, request)
+    reading = make_request("c", range(9))
+
+    assert kv.max_new_tokens(reading, kv.no_hit) > 9
+    assert kv.allocate(reading, 9)
+    assert states_of(kv, reading) == [4]
+    reading.num_computed_tokens = 9
+    kv.commit(reading)
+    assert kv.num_free_blocks == (1,)
+
+
+def test_the_least_recently_used_checkpoint_is_evicted_first():
+    kv = make_kv(num_blocks=3, block_size=2, windows=(STATE,))
+    for name, token in (("a", 1), ("b", 5)):
+        request = make_request(name, [token, 2, 3])
+        compute(kv, request)
+        kv.free(request)
+    assert kv.find_prefix(make_request("c", [1, 2, 3])).num_tokens == 2
+    third = make_request("d", [7, 8, 9])
+    compute(kv, third)
+
+    assert kv.find_prefix(make_request("e", [1, 2, 3])).num_tokens == 0
+    assert kv.find_prefix(make_request("f", [5, 2, 3])).num_tokens == 2
+
+
+def test_without_room_for_a_state_a_request_goes_on_to_the_end_of_its_block():
+    kv = make_kv(num_blocks=2, block_size=4, windows=(STATE,))
+    one, other = make_request("a", range(9)), make_request("b", [9])
+    compute(kv, one, 2)
+    compute(kv, other)
+
+    assert kv.max_new_tokens(one, kv.no_hit) == 2
+    assert not kv.allocate(one, 3)
+    assert kv.allocate(one, 2)
+
+
+def test_a_hit_of_keys_and_states_ends_where_both_are_found():
+    kv = make_kv(num_blocks=12, block_size=2, windows=(None, STATE), checkpoint_blocks=2)
+    compute(kv, make_request("a", range(11)))
+    again = make_request("b", [*range(11), 11, 12])
+    hit = kv.find_prefix(again)
+
+    assert hit.num_tokens == 10
+    assert [b != 0 for b in hit.block_ids[0]] == [True] * 5
+    assert [b != 0 for b in hit.block_ids[1]] == [False] * 4 + [True]
+    assert kv.find_prefix(make_request("c", range(10))).num_tokens == 8
+    compute(kv, again, 3, hit)
+
+
+def test_without_prefix_cache_no_checkpoint_is_made():
+    kv = make_kv(num_blocks=8, block_size=2, windows=(STATE,), prefix_cache=False)
+    request = make_request("a", range(9))
+    assert kv.allocate(request, 9)
+
+    assert states_of(kv, request) == [4]
+
+
+def test_the_checkpoint_at_a_prompts_end_is_where_the_same_prompt_goes_on():
+    kv = make_kv(num_blocks=9, block_size=2, windows=(STATE,), checkpoint_blocks=100)
+    compute(kv, make_request("a", range(16)))
+
+    assert kv.find_prefix(make_request("b", range(16))).num_tokens == 14
+
+
+def test_a_state_that_a_step_happens_to_end_with_is_no_checkpoint():
+    kv = make_kv(num_blocks=9, block_size=2, windows=(STATE,), checkpoint_blocks=3)
+    request = make_request("a", range(40))
+    for _ in range(4):
+        compute(kv, request, 2)
+
+    assert [kv.find_prefix(make_request(str(n), range(n))).num_tokens for n in (5, 7, 9)] == [0, 6, 6]

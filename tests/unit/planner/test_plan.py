@@ -38,7 +38,9 @@ def facts(
     return Facts(
         dtype, isa, refusals,
         weight_bytes=lambda weight_format, head: WEIGHTS.get(weight_format, GB // 2) + len(head),
-        layer_token_bytes=lambda _, dtype: [TOKEN_BYTES * (2 if dtype == "float32" else 1)] * num_layers,
+        layer_block_bytes=lambda _, dtype, size: (
+            [size * TOKEN_BYTES * (2 if dtype == "float32" else 1)] * num_layers
+        ),
     )  # fmt: skip
 
 

@@ -1,7 +1,9 @@
 """Scheduler: budgets, order, preemption, ends, and refusals."""
 
+import msgspec
 import pytest
 from tests.fakes.model import (
+    STATE,
     FakeModel,
     expected_tokens,
     make_kv,
@@ -11,7 +13,7 @@ from tests.fakes.model import (
     run_to_end,
 )
 
-from penstock.errors import ConfigError, ContextLengthError, InvalidRequestError
+from penstock.errors import ConfigError, ContextLengthError, EngineError, InvalidRequestError
 from penstock.scheduler.scheduler import Scheduler, accept
 from penstock.step import Drawn, Schedule, ScheduledRequest
 
@@ -420,3 +422,42 @@ def test_every_request_gives_its_own_tokens_however_tight_memory_is(windows, num
     }
     kv.check_integrity()
     assert kv.num_free_blocks == (num_blocks,) * len(windows)
+
+
+def test_after_a_failed_step_a_state_begins_again_from_its_last_checkpoint():
+    kv = make_kv(num_blocks=9, block_size=2, windows=(STATE,))
+    scheduler, model = make_scheduler(kv, step_tokens=16), FakeModel(windows=(STATE,))
+    request = make_request("a", range(5), max_tokens=6)
+    scheduler.add(request)
+    run_step(scheduler, model)
+    run_step(scheduler, model)
+    assert request.num_computed_tokens == 6
+    schedule = scheduler.schedule(0.0)
+    model.run(schedule, scheduler.requests)  # and then something is raised
+
+    again = scheduler.schedule(0.0)
+    assert (request.num_preemptions, again.requests[0].start) == (1, 6)
+    scheduler.update(again, model.run(again, scheduler.requests))
+    assert run_to_end(scheduler, model)["a"] == expected_tokens(range(5), 0, 6, windows=(STATE,))[3:]
+
+
+def test_keys_and_values_are_simply_written_again_after_a_failed_step():
+    scheduler, model = make_scheduler(make_kv(num_blocks=9)), FakeModel()
+    request = make_request("a", range(5), max_tokens=6)
+    scheduler.add(request)
+    run_step(scheduler, model)
+    first = scheduler.schedule(0.0)
+
+    assert scheduler.schedule(0.0) == first
+    assert request.num_preemptions == 0
+
+
+def test_drafts_on_a_state_are_refused_by_name():
+    kv = make_kv(windows=(STATE,))
+    scheduler = make_scheduler(kv)
+    scheduler.add(make_request("a", range(5)))
+    schedule = scheduler.schedule(0.0)
+    drafted = Schedule((msgspec.structs.replace(schedule.requests[0], draft_tokens=(4,)),))
+
+    with pytest.raises(EngineError, match="without speculation"):
+        scheduler.update(drafted, [Drawn((1,))])

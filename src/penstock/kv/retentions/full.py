@@ -14,7 +14,16 @@ class Full:
 
     window: int | None = None
     exact: ClassVar[bool] = True
+    fills_every_place: ClassVar[bool] = True
 
     def drop(self, held: Sequence[HeldBlock], num_tokens: int, block_size: int) -> list[int]:
         del held, num_tokens, block_size
         return []
+
+    def first_read(self, num_tokens: int, block_size: int) -> int:
+        del num_tokens, block_size
+        return 0
+
+    def peak_blocks(self, num_tokens: int, *, step_tokens: int, block_size: int) -> int:
+        del step_tokens
+        return -(-num_tokens // block_size)
