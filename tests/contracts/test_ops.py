@@ -9,6 +9,7 @@ import pytest
 from penstock.ops.attention import KVBlocks
 from penstock.ops.contract import OPS, Op, Operand, op
 from penstock.ops.pointwise import ACTIVATIONS
+from penstock.ops.state_space import StateBlocks
 
 SMALL = {
     "T": 5,
@@ -38,6 +39,10 @@ EXPERTS = {"T": 5, "E": 4, "Z": 2, "K": 6, "F": 8, "N": 4 * 16, "M": 4 * 6}
 NORM = {"eps": 1e-5, "weight_offset": 0.0, "kind": "rms"}
 LAYER = {"eps": 1e-5, "weight_offset": 0.0, "kind": "layer"}
 WRITE = GQA | {"norm_row": False, "norm": NORM, "interleaved": False}
+
+# A request for each row: those of one request follow from each other.
+STATES = SMALL | {"B": 5, "X": 16, "J": 37, "U": 22, "O": 1, "W": 4, "h": 3, "D": 4, "N": 5, "Q": 12}
+SCAN = {"num_heads": 3, "head_dim": 4, "state_size": 5, "num_groups": 1, "dt_limit": None}
 
 CASES: list[tuple[str, Mapping[str, int], dict[str, Any]]] = [
     ("add", SMALL, {}),
@@ -109,6 +114,11 @@ CASES: list[tuple[str, Mapping[str, int], dict[str, Any]]] = [
         WRITE | {"norm_row": True, "interleaved": True, "to": "float32", "kv_to": "float32"},
     ),
     ("take_rows", SMALL, {}),
+    ("causal_conv", STATES, {"first": 10}),
+    ("selective_scan", STATES, SCAN),
+    ("selective_scan", STATES | {"U": 12 + 2 * 3 * 5}, SCAN | {"num_groups": 3, "dt_limit": (0.1, 0.9)}),
+    ("gated_norm", STATES, {"span": 6, "eps": 1e-5}),
+    *[("gated_norm_operand", STATES, {"span": 12, "eps": 1e-5, "to": to}) for to in ("bfloat16", "int8")],
 ]
 IDS = [f"{name}-{index}" for index, (name, _, _) in enumerate(CASES)]
 WITHOUT_OPTIONALS = [c for c in CASES if any(operand.is_optional for operand in OPS[c[0]].inputs)]
@@ -121,13 +131,20 @@ def make_inputs(op: Op, sizes: Mapping[str, int], seed: int = 0, *, with_optiona
 
 
 def make_operand(operand: Operand, sizes: Mapping[str, int], rng: np.random.Generator) -> Any:
+    if operand.name == "state":
+        inputs, states = (sizes["X"], sizes["W"] - 1, sizes["U"]), (sizes[s] for s in "XhDN")
+        made = (rng.standard_normal(tuple(shape), np.float32) for shape in (inputs, states))
+        return StateBlocks(*made, block_size=sizes["P"])
+    if operand.name == "row_request" and sizes["B"] == sizes["T"]:
+        return np.arange(sizes["B"], dtype=np.int32)
     if operand.dims is None:
         shape = (sizes["X"], sizes["P"], sizes["C"])
         keys, values = (rng.standard_normal(shape, np.float32) for _ in range(2))
         return KVBlocks(keys, keys[..., : sizes["latent_dim"]] if "latent_dim" in sizes else values)
     shape = tuple(dim.size(sizes) for dim in operand.dims)
     if operand.name == "block_table":
-        return rng.permutation(sizes["X"])[: shape[0] * shape[1]].reshape(shape).astype(np.int32)
+        ids = 1 + rng.permutation(sizes["X"] - 1)  # 0 is no block
+        return ids[: shape[0] * shape[1]].reshape(shape).astype(np.int32)
     if operand.name in {"positions", "slots"}:
         return rng.permutation(sizes[operand.below])[: shape[0]].astype(np.int32)
     if operand.name == "routing":
@@ -141,16 +158,22 @@ def make_operand(operand: Operand, sizes: Mapping[str, int], rng: np.random.Gene
 
 
 def copied(inputs: list[Any]) -> list[Any]:
-    return [None if x is None else copied_blocks(x) if isinstance(x, KVBlocks) else x.copy() for x in inputs]
+    return [
+        None if x is None else x.copy() if isinstance(x, np.ndarray) else copied_blocks(x) for x in inputs
+    ]
 
 
-def copied_blocks(kv: KVBlocks) -> KVBlocks:
+def copied_blocks(kv: KVBlocks | StateBlocks) -> KVBlocks | StateBlocks:
+    if isinstance(kv, StateBlocks):
+        return StateBlocks(kv.inputs.copy(), kv.states.copy(), kv.block_size)
     keys = kv.keys.copy()
     is_view = np.shares_memory(kv.keys, kv.values)
     return KVBlocks(keys, keys[..., : kv.values.shape[-1]] if is_view else kv.values.copy())
 
 
 def bytes_of(value: Any) -> bytes:
+    if isinstance(value, StateBlocks):
+        return value.inputs.tobytes() + value.states.tobytes()
     return value.keys.tobytes() + value.values.tobytes() if isinstance(value, KVBlocks) else value.tobytes()
 
 
@@ -282,6 +305,8 @@ def composition(name: str, inputs: list[Any], attrs: Mapping[str, Any]) -> np.nd
         return run["operand"](run["gated"](gate, up, act=a["act"]), to=a["to"])
     if name == "activated_operand":
         return run["operand"](run["activated"](*inputs, act=a["act"]), to=a["to"])
+    if name == "gated_norm_operand":
+        return run["operand"](run["gated_norm"](*inputs, span=a["span"], eps=a["eps"]), to=a["to"])
     if name == "split_rope_write":
         return split_rope_write(inputs, a)
     if name == "latent_rope_write":
@@ -314,7 +339,7 @@ def latent_rope_write(inputs: list[Any], a: Mapping[str, Any]) -> np.ndarray:
 
 
 FUSED_OPS = {"linear_add", "gated_operand", "activated_operand", "split_rope_write", "latent_rope_write"}
-FUSED_OPS |= {"rows_norm_operand", "norm_operand", "norm_add"}
+FUSED_OPS |= {"gated_norm_operand", "rows_norm_operand", "norm_operand", "norm_add"}
 FUSED = [c for c in CASES if c[0] in FUSED_OPS]
 
 
@@ -323,3 +348,43 @@ def test_a_fused_op_is_its_parts_bit_for_bit(name, sizes, attrs):
     inputs = make_inputs(OPS[name], sizes)
 
     assert OPS[name](*inputs, **attrs).tobytes() == composition(name, inputs, attrs).tobytes()
+
+
+@pytest.mark.parametrize(("name", "attrs"), [("causal_conv", {"first": 10}), ("selective_scan", SCAN)])
+@pytest.mark.parametrize("cuts", [[3], [4], [1, 2, 4, 7, 8, 9]])
+def test_a_state_is_the_same_however_its_rows_are_divided_into_steps(name, attrs, cuts):
+    """Blocks of 4: what a step ends with, and what lies at the ends of places, has one value."""
+    sizes = STATES | {"T": 11, "B": 1, "M": 3}
+    inputs = make_inputs(OPS[name], sizes)
+    for i, operand in enumerate(OPS[name].inputs):
+        if operand.name in {"positions", "row_request"}:
+            inputs[i] = np.arange(11, dtype=np.int32) * (operand.name == "positions")
+    whole, parts = copied(inputs), copied(inputs)
+    expected = OPS[name](*whole, **attrs)
+    made = []
+    for begin, end in zip([0, *cuts], [*cuts, 11], strict=True):
+        rows = [
+            x[begin:end] if o.dims and o.dims[0].terms == (("T", 1),) else x
+            for o, x in zip(OPS[name].inputs, parts, strict=True)
+        ]
+        made.append(OPS[name](*rows, **attrs))
+
+    assert np.concatenate(made).tobytes() == expected.tobytes()
+    states = [next(x for x in side if isinstance(x, StateBlocks)) for side in (whole, parts)]
+    assert bytes_of(states[0]) == bytes_of(states[1])
+
+
+def test_a_place_without_a_block_is_passed_and_no_step_may_end_there():
+    sizes = STATES | {"T": 11, "B": 1, "M": 3}
+    inputs = make_inputs(OPS["selective_scan"], sizes)
+    xbc, x, *heads, state, _, _, table = inputs
+    rows = [np.arange(11, dtype=np.int32), np.zeros(11, np.int32)]
+    expected = OPS["selective_scan"](xbc, x, *heads, *copied([state]), *rows, table, **SCAN)
+    table[0, 1] = 0
+    before = state.states.copy()
+    made = OPS["selective_scan"](xbc, x, *heads, state, *rows, table, **SCAN)
+
+    assert made.tobytes() == expected.tobytes()
+    assert {b for b in range(16) if (state.states[b] != before[b]).any()} == {table[0, 0], table[0, 2]}
+    with pytest.raises(AssertionError, match="lost"):
+        OPS["selective_scan"](xbc[:8], x[:8], *heads, state, *(r[:8] for r in rows), table, **SCAN)

@@ -297,6 +297,31 @@ LATENT_MODELS: dict[str, tuple[Any, dict[str, Any], int]] = {
     ),
 }
 
+# Prompts that end within a block of transformers' scan, and go over several; z, x, b and c of odd widths.
+MAMBA: dict[str, Any] = {
+    "vocab_size": 112,
+    "num_hidden_layers": 2,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": None,
+    "layer_norm_epsilon": 3e-5,
+    "chunk_size": 16,
+}
+STATES: dict[str, tuple[Any, dict[str, Any], int]] = {
+    "mamba2": (
+        hf.Mamba2Config,
+        {"hidden_size": 48, "num_heads": 4, "head_dim": 24, "state_size": 20, "n_groups": 1},
+        70,
+    ),
+    "mamba2_groups": (
+        hf.Mamba2Config,
+        {"hidden_size": 64, "num_heads": 8, "head_dim": 16, "state_size": 16, "n_groups": 2}
+        | {"use_bias": True, "use_conv_bias": False, "conv_kernel": 3, "time_step_limit": (0.3, 1.5)}
+        | {"tie_word_embeddings": True},
+        45,
+    ),
+}
+
 # name -> (config class, its arguments, prompt length, max_context)
 MODELS: dict[str, tuple[Any, dict[str, Any], int, int]] = {
     "llama2": (hf.LlamaConfig, SMALL | {"num_key_value_heads": 4}, 48, 512),
@@ -386,4 +411,5 @@ MODELS: dict[str, tuple[Any, dict[str, Any], int, int]] = {
     **{name: (kind, TINY | own, length, 512) for name, (kind, own, length) in TINY_MODELS.items()},
     **{name: (kind, TINY | own, length, 512) for name, (kind, own, length) in MIXTURES.items()},
     **{name: (kind, TINY | own, length, 512) for name, (kind, own, length) in LATENT_MODELS.items()},
+    **{name: (kind, MAMBA | own, length, 512) for name, (kind, own, length) in STATES.items()},
 }

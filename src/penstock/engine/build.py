@@ -26,7 +26,7 @@ from penstock.model.family import FAMILIES, read_model
 from penstock.model.generation import GenerationDefaults, read_generation
 from penstock.model.passes.fuse import fuse
 from penstock.model.pooling import PoolingSpec, read_pooling
-from penstock.model.program import Program
+from penstock.model.program import KVLayer, Program
 from penstock.model.spec import ModelSpec
 from penstock.model.unfold import unfold
 from penstock.planner.machine import this_machine
@@ -207,8 +207,11 @@ def _facts(spec: ModelSpec, checkpoint: Checkpoint) -> Facts:
         if backend == "cpu":
             from penstock.backends.cpu.lower import block_bytes
 
-            return [block_bytes(layer) for layer in program.kv_layers]
-        return [4 * layer.values_per_token * block_size for layer in program.kv_layers]  # numpy holds fp32
+            return [block_bytes(layer) for layer in program.kept]
+        return [  # numpy holds fp32
+            4 * (k.values_per_token * block_size if isinstance(k, KVLayer) else k.values_per_block)
+            for k in program.kept
+        ]
 
     native_isa, refusals = None, []
     if isas():

@@ -18,11 +18,13 @@ from penstock.model.spec import (
     AttentionSpec,
     LatentAttentionSpec,
     LayerSpec,
+    Mamba2Spec,
     ModelSpec,
     MoESpec,
     NormSpec,
     RopeSpec,
 )
+from penstock.model.state_space import mamba2
 from penstock.ops.attention import attention, kv_write
 from penstock.ops.embedding import embed, take_rows
 from penstock.ops.linear import linear
@@ -72,9 +74,9 @@ def build(
     x = _embedding(b, spec)
     for index, layer in enumerate(spec.layers):
         b.scope(f"layers.{index}.")
-        kv = _kv_layer(index, groups[index], layer.mixer, kv_dtype)
         is_last = index == spec.num_layers - 1
-        x = _layer(b, layer, how, x, kv=kv, table=tables.get(layer.mixer.rope), is_last=is_last)
+        table = tables.get(layer.mixer.rope)
+        x = _layer(b, layer, how, x, index=index, group=groups[index], table=table, is_last=is_last)
     if spec.layers[-1].norm_sums:
         final = _norm_inputs(b, "mlp_norm", spec.final_norm)
         b.scope("")
@@ -135,7 +137,8 @@ def _layer(
     how: Arithmetic,
     x: str,
     *,
-    kv: KVLayer,
+    index: int,
+    group: int,
     table: tuple[str, str] | None,
     is_last: bool,
 ) -> str:
@@ -146,11 +149,14 @@ def _layer(
     h = _normed(b, "attn", spec, x)
     h = shared = b("attn.in", operand, h, to=how.operand)
     how = replace(how, scale=spec.residual_scale)
-    if isinstance(spec.mixer, LatentAttentionSpec):
+    if isinstance(spec.mixer, Mamba2Spec):
+        y = mamba2(b, spec.mixer, how, h, layer=index, group=group)
+    elif isinstance(spec.mixer, LatentAttentionSpec):
         assert table is not None, "a part of every key turns"
+        kv = _kv_layer(index, group, spec.mixer, how.kv)
         y = latent_attention(b, spec.mixer, how, h, kv=kv, table=table)
     else:
-        y = _attention(b, spec.mixer, how, h, kv=kv, table=table)
+        y = _attention(b, spec.mixer, how, h, kv=_kv_layer(index, group, spec.mixer, how.kv), table=table)
     after = _normed_sum(b, "attn", spec, _joined(b, "attn", spec, x, y))
     if spec.mlp is None:
         return after

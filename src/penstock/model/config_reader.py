@@ -7,6 +7,7 @@ key that nobody understood may change what the model computes. All refusals are 
 
 import difflib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -69,6 +70,8 @@ def _refusal(message: str) -> ModelLoadError:
 
 
 def _no_constant(text: str) -> float:
+    if text == "Infinity":  # Python writes it; whoever reads the key says whether it may be
+        return math.inf
     raise ValueError(f"{text} is no JSON number")
 
 
@@ -151,6 +154,17 @@ class ConfigReader:
         if len(good) != len(values) or len(values) != count:
             raise self.refuse(key, f"must be a list of {count} positive numbers, one per pair of rotary dims")
         return tuple(float(v) for v in good)
+
+    def interval(self, key: str, default: tuple[float, float]) -> tuple[float, float]:
+        """Two numbers, the first not negative and not above the second, which may be infinite."""
+        self._accounted.add(key)
+        if self._values.get(key) is None:
+            return default
+        ends = [math.inf if end == {"__float__": "Infinity"} else end for end in self._list(key)]
+        are_numbers = len(ends) == 2 and all(type(end) in {int, float} for end in ends)
+        if not are_numbers or not 0 <= ends[0] <= ends[1]:
+            raise self.refuse(key, f"is {show(self._values[key])}; it must be a list of two ends")
+        return float(ends[0]), float(ends[1])
 
     def indices(self, key: str, *, below: int) -> tuple[int, ...]:
         """A list of whole numbers below `below`; empty if it is absent."""

@@ -1,8 +1,8 @@
 """A program: the decoder pass as a flat list of calls over named values. Built once per loaded model.
 
-Values: `step.*` (the batch), `weights.<name>`, `const.*` (rope tables), `kv.<layer>`; all else is an
-activation, flat [T, width]. The last call's output is `logits` [R,V], but of an encoder, which has none;
-`hidden` is made on request.
+Values: `step.*` (the batch), `weights.<name>`, `const.*` (rope tables), `kv.<layer>`, `state.<layer>`; all
+else is an activation, flat [T, width]. The last call's output is `logits` [R,V], but of an encoder, which has
+none; `hidden` is made on request.
 Passes turn a Program into another with the same bits; backends run it; the planner prices it. Nothing here
 computes.
 """
@@ -67,6 +67,24 @@ class KVLayer:
         return self.num_kv_heads * self.head_dim * (1 if self.latent_dim else 2)
 
 
+@dataclass(frozen=True, slots=True)
+class StateLayer:
+    """What `state.<layer>` holds in a block: a state per head, what the convolution read last; all float32."""
+
+    layer: int
+    group: int
+    num_heads: int
+    head_dim: int
+    state_size: int
+    conv_width: int
+    conv_size: int
+
+    @property
+    def values_per_block(self) -> int:
+        states = self.num_heads * self.head_dim * self.state_size
+        return states + (self.conv_size - 1) * self.conv_width
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Program:
     """Calls in order, and everything that they name."""
@@ -76,13 +94,19 @@ class Program:
     weights: Mapping[str, WeightUse]  # by name, without "weights."
     constants: Mapping[str, Array]  # by full name, "const.rope.0.cos"
     kv_layers: tuple[KVLayer, ...]
+    state_layers: tuple[StateLayer, ...]
     kv_groups: tuple[KVGroupSpec, ...]
     max_context: int
     hidden: Call  # the last norm's float32 rows at `step.hidden_rows`; made in steps that ask for them
 
     @property
     def num_layers(self) -> int:
-        return len(self.kv_layers)
+        return self.spec.num_layers
+
+    @property
+    def kept(self) -> tuple[KVLayer | StateLayer, ...]:
+        """What each layer keeps, in order of layers."""
+        return tuple(sorted((*self.kv_layers, *self.state_layers), key=lambda kept: kept.layer))
 
     def matrix_of(self, call: Call) -> WeightUse | None:
         """The packed matrix that a call multiplies by, if it does."""
@@ -102,6 +126,8 @@ class Program:
             digest.update(json.dumps([use.name, use.sources, use.shape, use.format]).encode())
         for layer in self.kv_layers:
             digest.update(json.dumps([layer.layer, layer.group, layer.dtype, layer.latent_dim]).encode())
+        for state in self.state_layers:
+            digest.update(json.dumps([state.layer, state.group]).encode())
         for name, value in self.constants.items():
             digest.update(name.encode() + value.tobytes())
         return digest.hexdigest()
@@ -161,6 +187,8 @@ def _bind(call: Call, shapes: Mapping[str, tuple[int, ...]], sizes: Sizes) -> di
             break
     if "top_k" in call.attrs:
         bound["Z"] = call.attrs["top_k"]
+    if "state_size" in call.attrs:
+        bound["N"] = call.attrs["state_size"]
     if "head_dim" in call.attrs:
         bound["D"] = call.attrs["head_dim"]
         if "num_heads" in call.attrs:
@@ -202,6 +230,7 @@ class Builder:
         self._weights: dict[str, WeightUse] = {}
         self._constants: dict[str, Array] = {}
         self._kv_layers: list[KVLayer] = []
+        self._state_layers: list[StateLayer] = []
         self._prefix = ""
         self._hidden: Call | None = None
 
@@ -250,6 +279,10 @@ class Builder:
         """The format of a matrix: the checkpoint's own codes, else `format`."""
         return self._own_formats.get(source, format)
 
+    def tensor(self, name: str, shape: tuple[int, ...]) -> str:
+        """A few float32 values of more than one dim, which no product reads."""
+        return self._weight(name, shape, "vector", None, None)
+
     def vector(self, name: str, size: int) -> str:
         return self._weight(name, (size,), "vector", None, None)
 
@@ -264,6 +297,10 @@ class Builder:
         self._kv_layers.append(layer)
         return f"kv.{layer.layer}"
 
+    def state(self, layer: StateLayer) -> str:
+        self._state_layers.append(layer)
+        return f"state.{layer.layer}"
+
     def finish(self) -> Program:
         has_logits = self._calls[-1].output == "logits"
         assert has_logits == self._spec.has_head, "a program ends with its logits, if it has any"
@@ -274,6 +311,7 @@ class Builder:
             weights=self._weights,
             constants=self._constants,
             kv_layers=tuple(self._kv_layers),
+            state_layers=tuple(self._state_layers),
             kv_groups=self._spec.kv_groups(),
             max_context=self._max_context,
             hidden=self._hidden,

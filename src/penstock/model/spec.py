@@ -126,6 +126,7 @@ class Mamba2Spec:
     conv_bias: bool = True
     bias: bool = False  # of the products in and out
 
+    rope: ClassVar[RopeSpec | None] = None
     window: ClassVar[int | None] = None
     is_causal: ClassVar[bool] = True
 

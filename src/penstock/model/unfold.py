@@ -95,7 +95,7 @@ class _Unfolded(Mapping[str, Tensor]):
         """Among how many heads the parts of a tensor take turns."""
         if part in _OF_EACH_HEAD:
             return layer.mixer.num_heads
-        return layer.mixer.num_kv_heads if self._names.is_grouped else 1
+        return layer.attention.num_kv_heads if self._names.is_grouped else 1
 
     def _add_first_row(self, table: str, other: str) -> None:
         """Let every row of `table` gain the first of `other`: in float32, which holds the sum best."""

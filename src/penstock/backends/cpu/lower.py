@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from penstock import _native
 from penstock.backends.cpu.kernels import CPU
 from penstock.kv.codec import CODECS
-from penstock.model.program import Call, KVLayer, Program
+from penstock.model.program import Call, KVLayer, Program, StateLayer
 from penstock.weights.loader import DTYPE_NAMES, LoadedWeights
 
 BLOCK_TOKENS = 64
@@ -28,8 +28,13 @@ class Limits:
     num_blocks: tuple[int, ...]  # per KV group
 
 
-def block_bytes(layer: KVLayer) -> int:
-    """Bytes of one 64-token block of one layer, all KV heads."""
+def block_bytes(layer: KVLayer | StateLayer) -> int:
+    """Bytes of one 64-token block of one layer, all heads; states lie in whole lanes of 16 (StateLayer of
+    kernels.h)."""
+    if isinstance(layer, StateLayer):
+        conv_width, head_dim = (-(-size // 16) * 16 for size in (layer.conv_width, layer.head_dim))
+        states = layer.num_heads * layer.state_size * head_dim
+        return 4 * (states + (layer.conv_size - 1) * conv_width)
     codec = CODECS[layer.dtype]
     token_bytes = codec.bytes_per_token(layer.head_dim, has_values=not layer.latent_dim)
     return BLOCK_TOKENS * layer.num_kv_heads * token_bytes
@@ -286,6 +291,6 @@ def _weight_name(name: str | None) -> str:
 def kv_pool_bytes(program: Program, num_blocks: Mapping[int, int] | Sequence[int]) -> list[int]:
     """Bytes of each KV group's pool."""
     return [
-        sum(block_bytes(layer) for layer in program.kv_layers if layer.group == group) * num_blocks[group]
+        sum(block_bytes(layer) for layer in program.kept if layer.group == group) * num_blocks[group]
         for group in range(len(program.kv_groups))
     ]

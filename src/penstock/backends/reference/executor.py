@@ -12,8 +12,10 @@ from penstock.errors import EngineError
 from penstock.model.program import Program
 from penstock.ops.attention import KVBlocks
 from penstock.ops.contract import Array
+from penstock.ops.state_space import StateBlocks
 from penstock.step import SamplingRows, StepInput, StepOutput
 
+NO_DRAFTS = "drafts cannot be taken back from a recurrent state; run this model without speculation."
 Sampler = Callable[[Array, SamplingRows], StepOutput]
 
 
@@ -51,6 +53,11 @@ class ReferenceExecutor:
             keys = np.zeros(shape, np.float32)
             values = keys[..., : layer.latent_dim] if layer.latent_dim else np.zeros(shape, np.float32)
             self._state[f"kv.{layer.layer}"] = KVBlocks(keys, values)
+        for kept in program.state_layers:
+            count = num_kv_blocks[kept.group]
+            inputs = np.zeros((count, kept.conv_size - 1, kept.conv_width), np.float32)
+            states = np.zeros((count, kept.num_heads, kept.head_dim, kept.state_size), np.float32)
+            self._state[f"state.{kept.layer}"] = StateBlocks(inputs, states, block_size)
 
     def weight(self, name: str) -> Array:
         """One of the weights it was given."""
@@ -58,6 +65,8 @@ class ReferenceExecutor:
 
     def forward(self, step: StepInput) -> StepOutput:
         """Write the step's keys and values, draw a token for every row of `logit_rows`."""
+        if self._program.state_layers and (step.parents is not None or step.moves):
+            raise EngineError(NO_DRAFTS)
         self._move(step)
         values = self._state | {
             "step.slots": step.slots(),

@@ -2,8 +2,8 @@
 
 Patterns, each anchored at the call that ends it: norm + operand; take_rows + norm + operand; norm +
 residual; q, k, v products + head norms + rope + rounding + cache write; the same of latents; gate and up
-products + activation + operand; activation + operand; product + residual. A call is swallowed only if nobody
-else reads its output; what matches no pattern stays as it is.
+products + activation + operand; activation (or gated norm) + operand; product + residual. A call is
+swallowed only if nobody else reads its output; what matches no pattern stays as it is.
 """
 
 from collections.abc import Callable
@@ -19,6 +19,7 @@ from penstock.ops.norm import head_norm, norm, norm_add, norm_operand, rows_norm
 from penstock.ops.pointwise import activated, activated_operand, add, gated, gated_operand, join
 from penstock.ops.rope import latent_rope_write, rope, split_rope_write
 from penstock.ops.rounding import operand, round_to
+from penstock.ops.state_space import gated_norm, gated_norm_operand
 
 
 def fuse(program: Program) -> Program:
@@ -63,6 +64,7 @@ class _Rewriter:
             weights={name: self._weights[name] for name in used},
             constants=self._program.constants,
             kv_layers=self._program.kv_layers,
+            state_layers=self._program.state_layers,
             kv_groups=self._program.kv_groups,
             max_context=self._program.max_context,
             hidden=self._program.hidden,
@@ -271,11 +273,12 @@ def _gate_up(r: _Rewriter, end: Call) -> bool:
 
 
 def _activation(r: _Rewriter, end: Call) -> bool:
-    act = r.maker(end.inputs[0], activated) if end.op is operand else None
-    if act is None:
-        return False
-    r.replace([act, end], [Call(activated_operand, act.inputs, end.output, {**act.attrs, **end.attrs})])
-    return True
+    for op, fused in ((activated, activated_operand), (gated_norm, gated_norm_operand)):
+        act = r.maker(end.inputs[0], op) if end.op is operand else None
+        if act is not None:
+            r.replace([act, end], [Call(fused, act.inputs, end.output, {**act.attrs, **end.attrs})])
+            return True
+    return False
 
 
 def _residual(r: _Rewriter, end: Call) -> bool:
