@@ -69,7 +69,7 @@ class KVLayer:
 
 @dataclass(frozen=True, slots=True)
 class StateLayer:
-    """What `state.<layer>` holds in a block: a state per head, what the convolution read last; all float32."""
+    """What `state.<layer>` holds in a block, float32: states of heads, what the convolution read last."""
 
     layer: int
     group: int
