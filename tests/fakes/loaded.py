@@ -26,7 +26,9 @@ def make_loaded(
     model = FakeModel(windows=windows, block_size=block_size, vocab_size=VOCAB_SIZE)
     groups = specs_of(windows)
     return SimpleNamespace(
-        spec=SimpleNamespace(vocab_size=VOCAB_SIZE, num_layers=len(groups), kv_groups=lambda: groups),
+        spec=SimpleNamespace(
+            vocab_size=VOCAB_SIZE, num_layers=len(groups), kv_groups=lambda: groups, is_causal=True
+        ),
         plan=SimpleNamespace(
             block_size=block_size,
             num_kv_blocks=(num_blocks + 1,) * len(groups),
