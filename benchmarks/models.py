@@ -43,9 +43,9 @@ def make(case: dict[str, Any], folder: Path) -> Path:
 
 
 def _tokenizer(vocab_size: int, folder: Path) -> None:
-    """A byte-level BPE whose vocabulary is filled up with words no merge makes."""
+    """A byte-level BPE of one merge, for llama.cpp wants one; filled up with words that it does not make."""
     alphabet = [chr(c) for c in _byte_alphabet()]
-    vocab = {token: i for i, token in enumerate(alphabet)}
+    vocab = {token: i for i, token in enumerate([*alphabet, "Ġw"])}
     while len(vocab) < vocab_size - len(SPECIALS):
         vocab[f"Ġw{len(vocab)}"] = len(vocab)
     added = [
@@ -58,7 +58,7 @@ def _tokenizer(vocab_size: int, folder: Path) -> None:
     tokenizer = {
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,
         "pre_tokenizer": byte_level, "post_processor": None, "decoder": byte_level,
-        "model": {"type": "BPE", "vocab": vocab, "merges": [], "dropout": None, "unk_token": None,
+        "model": {"type": "BPE", "vocab": vocab, "merges": [["Ġ", "w"]], "dropout": None, "unk_token": None,
                   "continuing_subword_prefix": None, "end_of_word_suffix": None, "fuse_unk": False,
                   "byte_fallback": False},
     }  # fmt: skip
@@ -96,6 +96,8 @@ def _shapes(case: dict[str, Any]) -> dict[str, tuple[tuple[int, ...], float]]:
             name = names.checkpoint_name(source)
             assert "[" not in name, f"{name} is a part of a tensor; such lineages are not written here"
             shapes[name] = shape, deep if source.endswith((".o", ".down")) else scale
+    for table in names.gains.values():
+        shapes[table] = (case["config"]["type_vocab_size"], spec.hidden_size), 0.02
     return shapes
 
 

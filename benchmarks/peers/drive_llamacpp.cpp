@@ -17,6 +17,8 @@
 
 namespace {
 
+constexpr int kEmbedRows = 512;
+
 using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point begin) {
@@ -64,6 +66,24 @@ class Engine {
         return tokens / seconds_since(begin);
     }
 
+    // Batches of at most a ubatch, which is quicker here than a mask over all texts at once.
+    double embed(int texts, int tokens) {
+        const int together = std::max(1, kEmbedRows / tokens);
+        clear(together, tokens, true);
+        const auto begin = Clock::now();
+        for (int at = 0; at < texts; at += together) {
+            if (llama_get_memory(context_) != nullptr) llama_memory_clear(llama_get_memory(context_), false);
+            batch_.n_tokens = 0;
+            const int here = std::min(together, texts - at);
+            for (int r = 0; r < here; ++r)
+                for (int i = 0; i < tokens; ++i) add(token(), i, r, true);
+            run();
+            for (int r = 0; r < here; ++r)
+                if (llama_get_embeddings_seq(context_, r) == nullptr) exit(1);
+        }
+        return texts / seconds_since(begin);
+    }
+
     int logits(const std::vector<llama_token>& ids, const std::string& out) {
         clear(1, static_cast<int>(ids.size()));
         batch_.n_tokens = 0;
@@ -86,11 +106,11 @@ class Engine {
     }
 
     // An empty cache for so many sequences of at least so many tokens.
-    void clear(int sequences, int tokens) {
+    void clear(int sequences, int tokens, bool embeds = false) {
         held_ = {0, 0};
         const int room = (tokens + 255) / 256 * 256;
         if (context_ != nullptr && room_ == std::make_pair(sequences, room)) {
-            llama_memory_clear(llama_get_memory(context_), false);
+            if (llama_get_memory(context_) != nullptr) llama_memory_clear(llama_get_memory(context_), false);
             return;
         }
         if (context_ != nullptr) llama_free(context_);
@@ -102,6 +122,7 @@ class Engine {
         params.n_threads = params.n_threads_batch = threads_;
         params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_AUTO;
         params.kv_unified = false;
+        params.embeddings = embeds;  // pooled as the file says
         context_ = llama_init_from_model(model_, params);
         if (context_ == nullptr) exit(1);
         room_ = {sequences, room};
@@ -173,6 +194,10 @@ int main(int argc, char** argv) {
             int tokens = 0;
             words >> tokens;
             std::printf("{\"tokens_per_s\": %.6f}\n", engine.prefill(tokens));
+        } else if (verb == "embed") {
+            int texts = 0, tokens = 0;
+            words >> texts >> tokens;
+            std::printf("{\"texts_per_s\": %.6f}\n", engine.embed(texts, tokens));
         } else if (verb == "logits") {
             std::string ids, out;
             words >> ids >> out;

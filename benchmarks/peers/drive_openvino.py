@@ -65,6 +65,9 @@ class OpenVino:
         while not handle.can_read():
             self._pipe.step()
 
+    def embed(self, texts: list[list[int]]) -> None:
+        raise SystemExit("embeddings are not measured against this peer")
+
     def logits(self, ids: list[int], out: str) -> int:
         raise SystemExit("openvino-genai gives no logits")
 

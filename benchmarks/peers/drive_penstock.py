@@ -46,6 +46,9 @@ class Penstock:
         params = SamplingParams(max_tokens=1, temperature=0, ignore_eos=True)
         self._bench.llm.generate({"prompt_token_ids": prompt}, params, use_tqdm=False)
 
+    def embed(self, texts: list[list[int]]) -> None:
+        self._bench.llm.embed([{"prompt_token_ids": ids} for ids in texts], use_tqdm=False)
+
     def logits(self, ids: list[int], out: str) -> int:
         with open(out, "wb") as file:  # noqa: PTH123
             for begin in range(0, len(ids), LOGITS_ROWS):

@@ -4,6 +4,7 @@ An own loop over its cache, which is leaner than generate().
 """
 
 import copy
+import json
 import sys
 import time
 from pathlib import Path
@@ -17,9 +18,12 @@ from protocol import Engine, serve
 class Transformers:
     def __init__(self, model: str, threads: int, dtype: str) -> None:
         torch.set_num_threads(threads)
-        self._model = transformers.AutoModelForCausalLM.from_pretrained(
+        pooling = Path(model) / "1_Pooling" / "config.json"
+        kind = transformers.AutoModel if pooling.exists() else transformers.AutoModelForCausalLM
+        self._model = kind.from_pretrained(
             model, dtype=getattr(torch, dtype), attn_implementation="sdpa"
         ).eval()
+        self._takes_last = pooling.exists() and "pooling_mode_lasttoken" in json.loads(pooling.read_text())
         self._file = Path(model) / "model.safetensors"
         self._dtype = dtype
         self._kept: dict[tuple[int, int], Any] = {}
@@ -45,6 +49,13 @@ class Transformers:
     @torch.inference_mode()
     def prefill(self, prompt: list[int]) -> None:
         self._model(input_ids=torch.tensor([prompt]), use_cache=True, logits_to_keep=1).logits.argmax().item()
+
+    @torch.inference_mode()
+    def embed(self, texts: list[list[int]]) -> None:
+        """All of one length, so that nothing is padded; the last row or the first."""
+        rows = self._model(input_ids=torch.tensor(texts)).last_hidden_state
+        rows = rows[:, -1] if self._takes_last else rows[:, 0]
+        torch.nn.functional.normalize(rows.float(), dim=1).numpy()
 
     @torch.inference_mode()
     def logits(self, ids: list[int], out: str) -> int:

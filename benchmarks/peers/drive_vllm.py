@@ -62,6 +62,9 @@ class Vllm:
         while self._llm.llm_engine.has_unfinished_requests():
             self._llm.llm_engine.step()
 
+    def embed(self, texts: list[list[int]]) -> None:
+        raise SystemExit("embeddings are not measured against this peer")
+
     def logits(self, ids: list[int], out: str) -> int:
         raise SystemExit("vllm gives no logits")
 

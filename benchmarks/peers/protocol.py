@@ -3,6 +3,7 @@
     -> (first line out)             {"engine": "...", "weights": "...", "weight_bytes": N}
     decode BATCH CONTEXT TOKENS     {"tokens_per_s": x}   TOKENS of each request after CONTEXT, greedy
     prefill TOKENS                  {"tokens_per_s": x}   to the first token of one fresh prompt
+    embed TEXTS TOKENS              {"texts_per_s": x}    an embedding of each of so many fresh texts
     logits IDS_FILE OUT_FILE        {"rows": N}           float32 [N,V] of every token of IDS_FILE (JSON)
 
 Standard library only: every peer's environment runs this file. What engines print goes to standard error.
@@ -29,6 +30,10 @@ class Engine(Protocol):
 
     def prefill(self, prompt: list[int]) -> None:
         """One token after a prompt that never came before."""
+        ...
+
+    def embed(self, texts: list[list[int]]) -> None:
+        """Pooled as the checkpoint says; texts that never came before, in whatever batches are quickest."""
         ...
 
     def logits(self, ids: list[int], out: str) -> int: ...
@@ -62,6 +67,13 @@ def serve(make: Callable[[], Engine]) -> None:
             begin = time.perf_counter()
             engine.prefill(prompt)
             answer = {"tokens_per_s": len(prompt) / (time.perf_counter() - begin)}
+        elif verb == "embed":
+            count, tokens = map(int, words)
+            texts = [random_ids(tokens, -fresh - i) for i in range(count)]
+            fresh += count
+            begin = time.perf_counter()
+            engine.embed(texts)
+            answer = {"texts_per_s": count / (time.perf_counter() - begin)}
         elif verb == "logits":
             with open(words[0]) as file:  # noqa: PTH123  # as plain as the rest of this file
                 answer = {"rows": engine.logits(json.load(file), words[1])}

@@ -38,6 +38,8 @@ WORKLOADS: Mapping[str, str] = {  # name -> the line a driver is told
     "decode-32": f"decode 32 {CONTEXT} 8",
     "prefill-512": "prefill 512",
     "prefill-2048": "prefill 2048",
+    "embed-128": "embed 16 128",
+    "embed-512": "embed 4 512",
 }
 START = "start"  # a process of each, from nothing to the first token of 128, and its peak memory
 LOGITS = "logits"  # of one text, against the peer's: the distance, not the speed
@@ -173,7 +175,7 @@ class Session:
             row = self._begin_row(case, index, ours.description, theirs.description)
             steal = Steal()
             for driver in (ours, theirs) if index % 2 == 0 else (theirs, ours):
-                rate = driver.ask(line)["tokens_per_s"]
+                (rate,) = driver.ask(line).values()
                 driver.stop()
                 row["ours" if driver is ours else "theirs"] = rate
             yield row | {"steal": steal.share()}

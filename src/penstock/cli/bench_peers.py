@@ -118,7 +118,8 @@ def _print_table(cases: "list[Case]", path: Path) -> None:
     kept: list[Row] = [row for row in rows if row["run"] == last[row["case"]]]
     logits = {case.name for case in cases if case.workload == LOGITS}
     found = verdicts(cases, kept, choose_isa(env.isa()))
-    print(f"{'case':58} {'ours':>9} {'theirs':>9}  ratio of medians [95 %]; tokens/s, for start 1/s")
+    units = "tokens/s, of embed texts/s, of start 1/s"
+    print(f"{'case':58} {'ours':>9} {'theirs':>9}  ratio of medians [95 %]; {units}")
     print("\n".join([*map(str, found), *(_distance(row) for row in kept if row["case"] in logits)]))
 
 
