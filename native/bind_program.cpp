@@ -13,15 +13,22 @@ const float* floats_or_null(const std::optional<Array<const float>>& a, int64_t 
 }
 
 KVLayer kv_layer(Array<uint8_t>& pool, int64_t first_byte, int64_t num_blocks, int kv_heads, int head_dim,
-                 const std::string& dtype) {
+                 const std::string& dtype, int latent_dim = 0) {
     const int padded = static_cast<int>(round_up(head_dim, 32));
     const KVDtype kv_dtype = kv_dtype_of(dtype);
-    const int64_t block_bytes = kv_heads * kv_head_bytes(kv_dtype, padded);
-    check(kv_heads > 0 && head_dim > 0 && head_dim <= 256, "head sizes out of range");
+    const int64_t block_bytes = kv_heads * kv_head_bytes(kv_dtype, padded, latent_dim == 0);
+    check(kv_heads > 0 && head_dim > 0 && head_dim <= 576, "head sizes out of range");
+    check(latent_dim == 0 || (kv_heads == 1 && latent_dim > 0 && latent_dim < head_dim),
+          "latents are a part of one head");
     check(first_byte >= 0 && first_byte % 64 == 0 &&
               first_byte + num_blocks * block_bytes <= static_cast<int64_t>(pool.size()),
           "the KV pool is too small for this layer");
-    return {reinterpret_cast<std::byte*>(pool.data()) + first_byte, kv_heads, head_dim, padded, kv_dtype};
+    return {reinterpret_cast<std::byte*>(pool.data()) + first_byte,
+            kv_heads,
+            head_dim,
+            padded,
+            kv_dtype,
+            latent_dim};
 }
 
 // Every index of a step that a kernel will follow, checked once: a wrong one is an error here, never a wild
@@ -210,15 +217,16 @@ class BoundProgram {
 
     void attention(int in, int num_heads, float scale, float softcap, int window, bool is_causal,
                    const std::optional<F32>& sinks, const std::optional<F32>& slopes, int group,
-                   Array<uint8_t> pool, int64_t first_byte, int kv_heads, int head_dim,
+                   Array<uint8_t> pool, int64_t first_byte, int kv_heads, int head_dim, int latent_dim,
                    const std::string& dtype, int out) {
         OpRecord op{OpKind::kAttention};
         op.input = in;
         op.output = out;
         op.group = group;
         const KVLayer kv = kv_layer(pool, first_byte, sizes_.num_blocks.at(static_cast<std::size_t>(group)),
-                                    kv_heads, head_dim, dtype);
-        check(program_.value(out).width == int64_t{num_heads} * head_dim, "attention output width");
+                                    kv_heads, head_dim, dtype, latent_dim);
+        check(num_heads % kv_heads == 0, "heads per KV head must be whole");
+        check(program_.value(out).width == int64_t{num_heads} * kv.value_dim(), "attention output width");
         op.attention = {nullptr,
                         num_heads,
                         scale,
@@ -232,6 +240,70 @@ class BoundProgram {
                         nullptr,
                         0};
         sizes_.needs_whole_requests |= !is_causal;
+        program_.add_op(op);
+    }
+
+    // An operand of every head, its rows one after the other: `out` holds num_heads times as many.
+    void heads_operand(int in, int64_t num_heads, int out) {
+        OpRecord op{OpKind::kHeadsOperand};
+        op.input = in;
+        op.output = out;
+        op.num_heads = num_heads;
+        const Value &x = program_.value(in), &y = program_.value(out);
+        check(num_heads >= 1 && y.is_operand && x.width == num_heads * y.width &&
+                  y.max_rows >= num_heads * round_up(x.max_rows, kTileRows),
+              "operands of heads");
+        program_.add_op(op);
+    }
+
+    void heads_linear(const Array<const uint8_t>& packed, const std::string& format, int64_t n, int64_t k,
+                      int64_t num_heads, int in, int out) {
+        OpRecord op{OpKind::kHeadsLinear};
+        op.weight = weight_of(format, packed, n, k);
+        op.input = in;
+        op.output = out;
+        op.num_heads = num_heads;
+        const Value& a = program_.value(in);
+        check(num_heads >= 1 && n % (num_heads * kPanel) == 0, "a head has whole panels");
+        check(a.is_operand && accepts(op.weight.format, a.kind) && a.width == k &&
+                  program_.value(out).width == n,
+              "operand does not fit the heads");
+        program_.add_op(op);
+    }
+
+    void latent_write(int latent, int q_latent, int q_rope, int num_heads, bool is_interleaved,
+                      const F32& weight, const std::string& norm_kind, float eps, float offset,
+                      const F32& cos, const F32& sin, int group, Array<uint8_t> pool, int64_t first_byte,
+                      int head_dim, int latent_dim, const std::string& dtype, int out) {
+        OpRecord op{OpKind::kLatentWrite};
+        op.input = latent;
+        op.second = q_latent;
+        op.third = q_rope;
+        op.output = out;
+        op.group = group;
+        const KVLayer kv = kv_layer(pool, first_byte, sizes_.num_blocks.at(static_cast<std::size_t>(group)),
+                                    1, head_dim, dtype, latent_dim);
+        const int64_t rope = head_dim - latent_dim, table = sizes_.max_context * (rope / 2);
+        check(latent_dim > 0 && rope % 2 == 0, "what turns is pairs");
+        check(program_.value(latent).width == head_dim &&
+                  program_.value(q_latent).width == int64_t{num_heads} * latent_dim &&
+                  program_.value(q_rope).width == num_heads * rope &&
+                  program_.value(out).width == int64_t{num_heads} * kv.padded_dim,
+              "widths of latents");
+        op.latent = {nullptr,
+                     nullptr,
+                     nullptr,
+                     num_heads,
+                     is_interleaved,
+                     {floats_or_null(weight, latent_dim, "norm weight size"), nullptr, eps, offset,
+                      centers(norm_kind)},
+                     floats_or_null(cos, table, "cos table size"),
+                     floats_or_null(sin, table, "sin table size"),
+                     nullptr,
+                     nullptr,
+                     0,
+                     kv,
+                     nullptr};
         program_.add_op(op);
     }
 
@@ -568,7 +640,10 @@ void bind_program(nb::module_& m) {
         .def("rope_write", &BoundProgram::rope_write)
         .def("attention", &BoundProgram::attention, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
              nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
-             nb::arg(), nb::arg(), nb::arg())
+             nb::arg(), nb::arg(), nb::arg(), nb::arg())
+        .def("heads_operand", &BoundProgram::heads_operand)
+        .def("heads_linear", &BoundProgram::heads_linear)
+        .def("latent_write", &BoundProgram::latent_write)
         .def("gated", &BoundProgram::gated)
         .def("join", &BoundProgram::join)
         .def("softcap", &BoundProgram::softcap)

@@ -188,6 +188,11 @@ NumpyArray<float> test_softcap(const std::string& isa, F32 x, float cap) {
     return y;
 }
 
+AttentionPart part_of(int64_t request, int64_t head, int64_t num_heads, int64_t begin, int64_t end) {
+    return {static_cast<int32_t>(request), static_cast<int32_t>(head), static_cast<int32_t>(head + num_heads),
+            static_cast<int32_t>(begin), static_cast<int32_t>(end)};
+}
+
 NumpyArray<float> test_attention(const std::string& isa, const std::string& dtype, F32 qkv, int num_heads,
                                  int num_kv_heads, int head_dim, I32 positions, I32 query_start,
                                  I32 context_len, I32 block_table, Array<uint8_t> kv_pool, F32 cos, F32 sin,
@@ -255,7 +260,75 @@ NumpyArray<float> test_attention(const std::string& isa, const std::string& dtyp
             for (int64_t h = 0; h < num_kv_heads; ++h)
                 for (int64_t r = query_start.data()[b]; r < query_start.data()[b + 1]; r += row_chunk) {
                     const int64_t end = r + row_chunk, last = query_start.data()[b + 1];
-                    kernel(attention, batch, b, h, r, end < last ? end : last, scratch);
+                    const auto group = static_cast<int64_t>(num_heads / num_kv_heads);
+                    kernel(attention, batch, part_of(b, h * group, group, r, end < last ? end : last),
+                           scratch);
+                }
+    });
+    return y;
+}
+
+// Latents from the products to attention's output; requests as above. `head_chunk`: heads of one call.
+NumpyArray<float> test_latents(const std::string& isa, const std::string& dtype, F32 latent, F32 q_latent,
+                               F32 q_rope, F32 weight, int num_heads, int latent_dim, bool is_interleaved,
+                               I32 positions, I32 query_start, I32 context_len, I32 block_table,
+                               Array<uint8_t> kv_pool, F32 cos, F32 sin, float scale, int row_chunk,
+                               int head_chunk) {
+    const KernelTable& t = candidate_of(isa).table();
+    const auto rows = static_cast<int64_t>(latent.shape(0)),
+               requests = static_cast<int64_t>(context_len.size());
+    const int head_dim = static_cast<int>(latent.shape(1)), rope = head_dim - latent_dim;
+    const int padded = static_cast<int>(round_up(head_dim, 32));
+    check(static_cast<int64_t>(q_latent.shape(1)) == int64_t{num_heads} * latent_dim &&
+              static_cast<int64_t>(q_rope.shape(1)) == int64_t{num_heads} * rope &&
+              static_cast<int64_t>(cos.shape(1)) * 2 == rope && head_dim <= 576,
+          "widths of latents");
+    const KVLayer kv{
+        reinterpret_cast<std::byte*>(kv_pool.data()), 1, head_dim, padded, kv_dtype_of(dtype), latent_dim};
+    std::vector<int32_t> row_request(static_cast<std::size_t>(rows));
+    for (int64_t b = 0; b < requests; ++b)
+        for (int32_t r = query_start.data()[b]; r < query_start.data()[b + 1]; ++r)
+            row_request[static_cast<std::size_t>(r)] = static_cast<int32_t>(b);
+    const Batch batch{rows,
+                      requests,
+                      static_cast<int64_t>(block_table.shape(1)),
+                      positions.data(),
+                      positions.data(),
+                      query_start.data(),
+                      context_len.data(),
+                      row_request.data(),
+                      positions.data(),
+                      nullptr};
+    std::vector<float> q(static_cast<std::size_t>(rows * num_heads * padded) + 16);
+    auto y =
+        make_array<float>({static_cast<std::size_t>(rows), static_cast<std::size_t>(num_heads * latent_dim)});
+    const LatentWriteArgs write{latent.data(),
+                                q_latent.data(),
+                                q_rope.data(),
+                                num_heads,
+                                is_interleaved,
+                                {weight.data(), nullptr, 1e-6f, 0.0f, false},
+                                cos.data(),
+                                sin.data(),
+                                block_table.data(),
+                                nullptr,
+                                0,
+                                kv,
+                                q.data()};
+    const AttentionArgs attention{q.data(), num_heads, scale,
+                                  0.0f,     0,         true,
+                                  nullptr,  nullptr,   block_table.data(),
+                                  kv,       y.data(),  int64_t{num_heads} * latent_dim};
+    run_here([&](std::byte* scratch) noexcept {
+        t.latent_key(write, batch, scratch);
+        t.latent_query(write, batch, 0, rows, scratch);
+        for (int64_t b = 0; b < requests; ++b)
+            for (int64_t h = 0; h < num_heads; h += head_chunk)
+                for (int64_t r = query_start.data()[b]; r < query_start.data()[b + 1]; r += row_chunk) {
+                    const int64_t end = r + row_chunk, last = query_start.data()[b + 1];
+                    const int64_t heads = std::min<int64_t>(head_chunk, num_heads - h);
+                    t.attention(kv.dtype)(attention, batch, part_of(b, h, heads, r, end < last ? end : last),
+                                          scratch);
                 }
     });
     return y;
@@ -352,6 +425,7 @@ void bind_tests(nb::module_& m) {
     m.def("test_embed", &test_embed, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
           nb::arg().none() = nb::none(), nb::arg() = 0);
     m.def("test_softcap", &test_softcap);
+    m.def("test_latents", &test_latents);
     m.def("test_attention", &test_attention, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
           nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
           nb::arg(), nb::arg(), nb::arg().none() = nb::none(), nb::arg().none() = nb::none(),

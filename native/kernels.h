@@ -252,7 +252,8 @@ struct GatedArgs {
 };
 using GatedKernel = void(const GatedArgs&, int64_t row_begin, int64_t row_end, std::byte* scratch) noexcept;
 
-// One layer's keys and values: blocks of 64 tokens, all KV heads, [kv_head][K 64*D | V 64*D].
+// One layer's keys and values: blocks of 64 tokens, all KV heads, [kv_head][K 64*D | V 64*D]. Latents are
+// keys alone, [K 64*D]: the first dims of a key are its value.
 //   bfloat16  K [4 token groups of 16][D/32][16 dim pairs][16 tokens][2]
 //             V [2 token groups of 32][D/16][16 token pairs][16 dims][2]
 //   float32   K [4 token groups of 16][D][16 tokens], V [64 tokens][D]
@@ -265,22 +266,29 @@ enum class KVDtype : uint8_t { kFloat32, kBFloat16, kInt8 };
 [[gnu::always_inline]] constexpr int64_t kv_element_bytes(KVDtype d) {
     return d == KVDtype::kFloat32 ? 4 : d == KVDtype::kBFloat16 ? 2 : 1;
 }
-[[gnu::always_inline]] constexpr int64_t kv_head_bytes(KVDtype d, int64_t padded_dim) {  // of one block
-    return 2 * kBlockTokens * (padded_dim * kv_element_bytes(d) + (d == KVDtype::kInt8 ? 4 : 0));
+[[gnu::always_inline]] constexpr int64_t kv_head_bytes(KVDtype d, int64_t padded_dim,
+                                                       bool has_values) {  // of one block
+    return (has_values ? 2 : 1) * kBlockTokens *
+           (padded_dim * kv_element_bytes(d) + (d == KVDtype::kInt8 ? 4 : 0));
 }
 
 struct KVLayer {
     std::byte* blocks;
     int32_t num_kv_heads, head_dim, padded_dim;
     KVDtype dtype;
+    int32_t latent_dim = 0;  // of latents; 0: keys and values
 
-    [[gnu::always_inline]] int64_t head_bytes() const { return kv_head_bytes(dtype, padded_dim); }
+    [[gnu::always_inline]] bool has_values() const { return latent_dim == 0; }
+    [[gnu::always_inline]] int32_t value_dim() const { return has_values() ? head_dim : latent_dim; }
+    [[gnu::always_inline]] int64_t head_bytes() const {
+        return kv_head_bytes(dtype, padded_dim, has_values());
+    }
     [[gnu::always_inline]] std::byte* head(int64_t block_id, int64_t kv_head) const {
         return blocks + (block_id * num_kv_heads + kv_head) * head_bytes();
     }
-    // int8: 64 of K, then 64 of V
+    // int8: 64 of K, then 64 of V, if there are any
     [[gnu::always_inline]] float* scales(std::byte* head) const {
-        return reinterpret_cast<float*>(head + 2 * kBlockTokens * padded_dim);
+        return reinterpret_cast<float*>(head + (has_values() ? 2 : 1) * kBlockTokens * padded_dim);
     }
 };
 
@@ -327,6 +335,29 @@ struct RopeWriteArgs {
 using RopeWriteKernel = void(const RopeWriteArgs&, const Batch&, int64_t kv_head,
                              std::byte* scratch) noexcept;
 
+// The same of latents (one KV head; ops/rope.py): of each query its part in latents, and the part that turns;
+// the latent, normed, and the key beside it, which turns, into the cache. Both parts lie one after the other.
+struct LatentWriteArgs {
+    const float* latent;    // [T, head_dim]
+    const float* q_latent;  // [T, num_heads * latent_dim]
+    const float* q_rope;    // [T, num_heads * (head_dim - latent_dim)]
+    int32_t num_heads;
+    bool is_interleaved;
+    NormSpec norm;
+    const float* cos_table;  // [max_context, (head_dim - latent_dim) / 2]
+    const float* sin_table;
+    const int32_t* block_table;
+    const int32_t* moves;  // as above
+    int64_t num_moves;
+    KVLayer kv;
+    void* q;  // out: [T, num_heads * padded_dim]
+};
+// Queries of rows [row_begin, row_end).
+using LatentQueryKernel = void(const LatentWriteArgs&, const Batch&, int64_t row_begin, int64_t row_end,
+                               std::byte* scratch) noexcept;
+// Moves, then what all rows keep.
+using LatentKeyKernel = void(const LatentWriteArgs&, const Batch&, std::byte* scratch) noexcept;
+
 // Paged attention (kernels.md 5.2): splits of 512 tokens at absolute positions, exact max in a split, merged
 // in order.
 struct AttentionArgs {
@@ -340,12 +371,16 @@ struct AttentionArgs {
     const float* slopes;  // nullable, [num_heads]: ALiBi, a score gains -slope * |p - position of the key|
     const int32_t* block_table;
     KVLayer kv;
-    float* y;  // [T, num_heads * head_dim] fp32
+    float* y;  // [T, num_heads * value_dim] fp32
     int64_t stride;
 };
-// Query rows [row_begin, row_end) (flat row indices, all of request `request`), the heads of one KV head.
-using AttentionKernel = void(const AttentionArgs&, const Batch&, int64_t request, int64_t kv_head,
-                             int64_t row_begin, int64_t row_end, std::byte* scratch) noexcept;
+// What one call computes: query rows [row_begin, row_end) (flat row indices, all of `request`) of heads
+// [head_begin, head_end), which all read one KV head.
+struct AttentionPart {
+    int32_t request, head_begin, head_end, row_begin, row_end;
+};
+using AttentionKernel = void(const AttentionArgs&, const Batch&, const AttentionPart&,
+                             std::byte* scratch) noexcept;
 
 // Rows of an embedding table: in its own row-major dtype, widened to fp32; or columns of a matrix packed as
 // codes, each fma(code, scale, offset). Times `scale`; plus row `position + offset` of a table of learned
@@ -445,6 +480,8 @@ struct KernelTable {
     EmbedKernel* embed;
     SoftcapKernel* softcap;
     RopeWriteKernel* rope_write;
+    LatentQueryKernel* latent_query;
+    LatentKeyKernel* latent_key;
     AttentionKernel *attention_bfloat16, *attention_float32, *attention_int8;
 
     [[gnu::always_inline]] AttentionKernel* attention(KVDtype dtype) const {

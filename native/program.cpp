@@ -15,8 +15,16 @@ constexpr int64_t kRowGrain = 4;
 // Query rows x heads of one attention unit: long enough that a split's keys and values serve many tiles from
 // L2.
 constexpr int64_t kAttentionTile = 256;
+// Heads of one unit at least: each unit reads its keys and values anew.
+constexpr int32_t kLeastHeads = 8;
 // Panels of one linear unit are chosen so that a unit streams at least this much.
 constexpr int64_t kLinearUnitBytes = 64 << 10;
+
+OperandKernel* operand_kernel(const KernelTable& t, OperandKind kind) {
+    return kind == OperandKind::kFloat32    ? t.operand_float32
+           : kind == OperandKind::kBFloat16 ? t.operand_bfloat16
+                                            : t.operand_int8;
+}
 
 }  // namespace
 
@@ -58,7 +66,8 @@ Operand Program::operand(int index) const {
     return out;
 }
 
-// Requests x KV heads x tiles of query rows, in order; every attention op of the step shares the list.
+// Requests x KV heads x tiles of query rows, in order; every attention op of the step shares the list. Where
+// that makes fewer than there are workers, the heads that share a KV head are shared out, too.
 const Program::AttentionPlan* Program::find_plan(const OpRecord& op) const noexcept {
     for (const AttentionPlan& plan : attention_plans_)
         if (plan.num_heads == op.attention.num_heads && plan.num_kv_heads == op.attention.kv.num_kv_heads)
@@ -66,17 +75,27 @@ const Program::AttentionPlan* Program::find_plan(const OpRecord& op) const noexc
     return nullptr;
 }
 
-void Program::cut(const Step& step, AttentionPlan& plan) {
-    plan.tiles.clear();
-    const int64_t group = plan.num_heads / plan.num_kv_heads;
-    const int64_t tile_rows = group >= kAttentionTile ? 1 : kAttentionTile / group;
+void Program::cut(const Step& step, AttentionPlan& plan) const {
+    plan.parts.clear();
+    const int32_t group = plan.num_heads / plan.num_kv_heads;
+    const auto rows_of = [](int32_t heads) {
+        return std::max(int32_t{1}, static_cast<int32_t>(kAttentionTile) / heads);
+    };
+    int64_t units = 0;
     for (int64_t b = 0; b < step.batch.num_requests; ++b) {
+        const int32_t rows = step.batch.query_start[b + 1] - step.batch.query_start[b];
+        units += plan.num_kv_heads * ((rows + rows_of(group) - 1) / rows_of(group));
+    }
+    int32_t heads = group;
+    for (; units < pool_->workers() && heads >= 2 * kLeastHeads; units *= 2) heads = (heads + 1) / 2;
+    const int32_t tile_rows = rows_of(heads);
+    for (int32_t b = 0; b < step.batch.num_requests; ++b) {
         const int32_t begin = step.batch.query_start[b], end = step.batch.query_start[b + 1];
-        for (int32_t head = 0; head < plan.num_kv_heads; ++head)
-            for (int32_t row = begin; row < end; row += static_cast<int32_t>(tile_rows)) {
-                const int32_t stop = row + static_cast<int32_t>(tile_rows);
-                plan.tiles.push_back({static_cast<int32_t>(b), head, row, stop < end ? stop : end});
-            }
+        for (int32_t kv_head = 0; kv_head < plan.num_kv_heads; ++kv_head)
+            for (int32_t head = kv_head * group; head < (kv_head + 1) * group; head += heads)
+                for (int32_t row = begin; row < end; row += tile_rows)
+                    plan.parts.push_back({b, head, std::min(head + heads, (kv_head + 1) * group), row,
+                                          std::min(row + tile_rows, end)});
     }
 }
 
@@ -93,7 +112,11 @@ int64_t Program::num_units(const OpRecord& op) const noexcept {
         case OpKind::kRopeWrite:
             return op.rope.kv.num_kv_heads;
         case OpKind::kAttention:
-            return static_cast<int64_t>(find_plan(op)->tiles.size());
+            return static_cast<int64_t>(find_plan(op)->parts.size());
+        case OpKind::kHeadsLinear:
+            return rows == 0 ? 0 : op.weight.num_panels;
+        case OpKind::kLatentWrite:  // the first writes keys
+            return 1 + (rows + kRowGrain - 1) / kRowGrain;
         case OpKind::kSortExperts:
             return 1;
         case OpKind::kGatherExperts:
@@ -170,6 +193,25 @@ void Program::run_expert_linear(const OpRecord& op, Units& units, int worker) no
         }
 }
 
+// Units are panels, one head's after the other's.
+void Program::run_heads_linear(const OpRecord& op, Units& units, int worker) noexcept {
+    const Operand a = operand(op.input);
+    const int64_t rows = num_rows(op.rows), head_rows = round_up(rows, kTileRows);
+    const int64_t per_head = op.weight.num_panels / op.num_heads, width = op.weight.n / op.num_heads;
+    LinearKernel* const kernel = linear_kernel(kernels_, op.weight.format, a.kind);
+    int64_t begin = 0, end = 0;
+    while (units.take(worker, panel_grain(op), begin, end))
+        for (int64_t unit = begin; unit < end;) {
+            const int64_t head = unit / per_head, first = unit % per_head;
+            const int64_t last = std::min(per_head, first + end - unit);
+            unit += last - first;
+            const LinearOut out{
+                floats(op.output) + head * width, value(op.output).width, nullptr, nullptr, 0, 1.0f};
+            kernel(weight_of_expert(op.weight, op.num_heads, head), rows_from(a, head * head_rows), rows, out,
+                   first, last, pool_->scratch(worker));
+        }
+}
+
 void Program::run_op(const OpRecord& op, Units& units, int worker) noexcept {
     const Step& step = *step_;
     const int64_t rows = num_rows(op.rows);
@@ -199,9 +241,7 @@ void Program::run_op(const OpRecord& op, Units& units, int worker) noexcept {
         case OpKind::kOperand: {
             const Value& x = value(op.input);
             const Operand out = operand(op.output);
-            OperandKernel* kernel = out.kind == OperandKind::kFloat32    ? kernels_.operand_float32
-                                    : out.kind == OperandKind::kBFloat16 ? kernels_.operand_bfloat16
-                                                                         : kernels_.operand_int8;
+            OperandKernel* kernel = operand_kernel(kernels_, out.kind);
             while (units.take(worker, kRowGrain, begin, end))
                 kernel(floats(op.input), x.width, x.width, out, begin, end);
             return;
@@ -240,10 +280,42 @@ void Program::run_op(const OpRecord& op, Units& units, int worker) noexcept {
             args.stride = value(op.output).width;
             args.block_table = step.block_tables[static_cast<std::size_t>(op.group)];
             AttentionKernel* kernel = kernels_.attention(args.kv.dtype);
-            const std::vector<AttentionTile>& tiles = find_plan(op)->tiles;
+            const std::vector<AttentionPart>& parts = find_plan(op)->parts;
+            while (units.take(worker, 1, begin, end))
+                kernel(args, step.batch, parts[static_cast<std::size_t>(begin)], scratch);
+            return;
+        }
+        case OpKind::kHeadsOperand: {
+            const Value& x = value(op.input);
+            const Operand out = operand(op.output);
+            OperandKernel* kernel = operand_kernel(kernels_, out.kind);
+            const int64_t width = value(op.output).width, head_rows = round_up(rows, kTileRows);
+            while (units.take(worker, kRowGrain, begin, end))
+                for (int64_t head = 0; head < op.num_heads; ++head)
+                    kernel(floats(op.input) + head * width, x.width, width, rows_from(out, head * head_rows),
+                           begin, end);
+            return;
+        }
+        case OpKind::kHeadsLinear:
+            run_heads_linear(op, units, worker);
+            return;
+        case OpKind::kLatentWrite: {
+            LatentWriteArgs args = op.latent;
+            args.latent = floats(op.input);
+            args.q_latent = floats(op.second);
+            args.q_rope = floats(op.third);
+            args.q = floats(op.output);
+            args.block_table = step.block_tables[static_cast<std::size_t>(op.group)];
+            if (!step.moves.empty()) {
+                args.moves = step.moves[static_cast<std::size_t>(op.group)].slots;
+                args.num_moves = step.moves[static_cast<std::size_t>(op.group)].count;
+            }
             while (units.take(worker, 1, begin, end)) {
-                const AttentionTile& tile = tiles[static_cast<std::size_t>(begin)];
-                kernel(args, step.batch, tile.request, tile.kv_head, tile.begin, tile.end, scratch);
+                const int64_t row = (begin - 1) * kRowGrain;
+                if (begin == 0)
+                    kernels_.latent_key(args, step.batch, scratch);
+                else
+                    kernels_.latent_query(args, step.batch, row, std::min(row + kRowGrain, rows), scratch);
             }
             return;
         }

@@ -28,6 +28,9 @@ enum class OpKind : uint8_t {
     kOperand,
     kLinear,
     kRopeWrite,
+    kHeadsOperand,  // each head's rows an operand of its own, one after the other
+    kHeadsLinear,   // each head's with its own part of the weight
+    kLatentWrite,
     kAttention,
     kGated,
     kSoftcap,
@@ -48,8 +51,9 @@ struct OpRecord {
     OpKind kind;
     Rows rows = Rows::kStep;
     int input = -1, output = -1, addend = -1, gate = -1;
+    int second = -1, third = -1;  // further inputs
     int group = 0;
-    int64_t num_experts = 0, top_k = 0;
+    int64_t num_experts = 0, top_k = 0, num_heads = 0;
     PackedWeight weight{};
     const float* bias = nullptr;
     float scale = 1.0f;
@@ -57,6 +61,7 @@ struct OpRecord {
     NormArgs norm{};
     GatedArgs gated{};
     RopeWriteArgs rope{};
+    LatentWriteArgs latent{};
     AttentionArgs attention{};
     SoftcapArgs softcap{};
     RouteArgs route{};
@@ -113,20 +118,18 @@ class Program {
     const Profile& profile() const { return profile_; }
 
   private:
-    struct AttentionTile {
-        int32_t request, kv_head, begin, end;
-    };
     // How the rows of a step are cut for all layers that have these heads.
     struct AttentionPlan {
         int32_t num_heads, num_kv_heads;
-        std::vector<AttentionTile> tiles;
+        std::vector<AttentionPart> parts;
     };
-    static void cut(const Step& step, AttentionPlan& plan);
+    void cut(const Step& step, AttentionPlan& plan) const;
     const AttentionPlan* find_plan(const OpRecord& op) const noexcept;
     int64_t num_rows(Rows rows) const noexcept;
     void work(int worker) noexcept;
     void run_op(const OpRecord& op, Units& units, int worker) noexcept;
     void run_expert_linear(const OpRecord& op, Units& units, int worker) noexcept;
+    void run_heads_linear(const OpRecord& op, Units& units, int worker) noexcept;
     int64_t num_units(const OpRecord& op) const noexcept;
     int64_t panel_grain(const OpRecord& op) const noexcept;
 

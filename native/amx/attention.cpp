@@ -110,6 +110,7 @@ PENSTOCK_INLINE void unpack(const int8_t* codes, int64_t count, uint16_t* out) {
 // T: what blocks hold, bf16 or int8.
 template <class T>
 struct TileProducts {
+    using Element = T;
     static constexpr bool kIsCoded = sizeof(T) == 1;
     static constexpr KVDtype kDtype = kIsCoded ? KVDtype::kInt8 : KVDtype::kBFloat16;
     static constexpr int64_t kUnpackedBytes = kIsCoded ? kUnpackedSplitBytes : 0;
@@ -149,7 +150,7 @@ struct TileProducts {
             const std::byte* b = keys(tile, token);
             if constexpr (!kIsCoded)
                 prefetch(next < tile.key_end ? keys(tile, next) : values_at(tile, tile.value_begin),
-                         next < tile.key_end ? bytes : 32 * tile.dims * 2);
+                         next < tile.key_end ? bytes : 32 * tile.value_dims * 2);
             zero_tiles();
             for (int64_t d = 0; d < tile.dims; d += 32) {
                 const TileStep step{a + d * 2, tile.dims * 2, b + d * 32};
@@ -168,24 +169,24 @@ struct TileProducts {
         const bool is_tall = tile.num_rows > 16;
         if constexpr (kIsCoded)
             for (int64_t token = tile.value_begin; token < tile.value_end; token += 32)
-                unpack(tile.values<T>(token), 32 * tile.dims,
+                unpack(tile.values<T>(token), 32 * tile.value_dims,
                        reinterpret_cast<uint16_t*>(const_cast<std::byte*>(values_at(tile, token))));
         const int64_t from = tile.value_begin - tile.split_begin, to = tile.value_end - tile.split_begin;
         uint16_t* p = probabilities(tile);
         for (int64_t i = 0; i < tile.num_rows; ++i)
             for (int64_t j = from; j < to; j += kLanes)
                 store_bf16(p + i * kProbabilityStride + j, load(tile.s + i * kScoreStride + j));
-        for (int64_t d = 0; d < tile.dims;) {
-            const bool is_four = !is_tall && d + 64 <= tile.dims;
+        for (int64_t d = 0; d < tile.value_dims;) {
+            const bool is_four = !is_tall && d + 64 <= tile.value_dims;
             if (tile.goes_on)
-                load_tiles(tile.o + d, tile.dims, is_tall, is_four);
+                load_tiles(tile.o + d, tile.value_dims, is_tall, is_four);
             else
                 zero_tiles();
             for (int64_t token = tile.value_begin; token < tile.value_end; token += 32) {
                 const std::byte* b = values_at(tile, token);
                 if constexpr (!kIsCoded)
                     if (d == 0 && token + 32 < tile.value_end)
-                        prefetch(values_at(tile, token + 32), 64 * tile.dims);
+                        prefetch(values_at(tile, token + 32), 64 * tile.value_dims);
                 const TileStep step{reinterpret_cast<const std::byte*>(p + (token - tile.split_begin)),
                                     kProbabilityStride * 2, b + d * 64};
                 if (is_tall)
@@ -193,7 +194,7 @@ struct TileProducts {
                 else
                     multiply_flat(step, 1024, is_four);
             }
-            store_tiles(tile.o + d, tile.dims, is_tall, is_four);
+            store_tiles(tile.o + d, tile.value_dims, is_tall, is_four);
             d += is_four ? 64 : 32;
         }
     }
@@ -201,15 +202,15 @@ struct TileProducts {
 
 }  // namespace
 
-void attention_bfloat16(const AttentionArgs& args, const Batch& batch, int64_t request, int64_t kv_head,
-                        int64_t row_begin, int64_t row_end, std::byte* scratch) noexcept {
-    attend<TileProducts<uint16_t>>(args, batch, request, kv_head, row_begin, row_end, scratch);
+void attention_bfloat16(const AttentionArgs& args, const Batch& batch, const AttentionPart& part,
+                        std::byte* scratch) noexcept {
+    attend<TileProducts<uint16_t>>(args, batch, part, scratch);
     release();
 }
 
-void attention_int8(const AttentionArgs& args, const Batch& batch, int64_t request, int64_t kv_head,
-                    int64_t row_begin, int64_t row_end, std::byte* scratch) noexcept {
-    attend<TileProducts<int8_t>>(args, batch, request, kv_head, row_begin, row_end, scratch);
+void attention_int8(const AttentionArgs& args, const Batch& batch, const AttentionPart& part,
+                    std::byte* scratch) noexcept {
+    attend<TileProducts<int8_t>>(args, batch, part, scratch);
     release();
 }
 

@@ -167,6 +167,7 @@ PENSTOCK_INLINE void multiply_rows(Step<T> step, int64_t num_rows, int64_t b_row
 
 template <class T>
 struct FmaProducts {
+    using Element = T;
     static constexpr int64_t kAheadBytes = 16384;
     static constexpr int64_t kUnpackedBytes = 0;
     static constexpr KVDtype kDtype = sizeof(T) == 4   ? KVDtype::kFloat32
@@ -187,7 +188,8 @@ struct FmaProducts {
 
     // What to fetch while a chunk of 32 tokens is read: a later one, some 16 KB on, or itself.
     static const T* fetched(const AttentionTile& tile, int64_t token, bool is_value, const T* self) {
-        const int64_t chunk_bytes = 32 * tile.dims * static_cast<int64_t>(sizeof(T));
+        const int64_t chunk_bytes =
+            32 * (is_value ? tile.value_dims : tile.dims) * static_cast<int64_t>(sizeof(T));
         const T* chunk = tile.chunk_after<T>(token, is_value, (kAheadBytes + chunk_bytes - 1) / chunk_bytes);
         return chunk ? chunk : self;
     }
@@ -226,7 +228,7 @@ struct FmaProducts {
             const T* ahead = fetched(tile, token, true, values);
             // bf16 holds a group of dims in 512 elements, fp32 in 16 of every row.
             const int64_t group = kIsFloat32 ? 16 : 512;
-            for (int64_t j = 0; j < tile.dims / 16; j += kGroups) {
+            for (int64_t j = 0; j < tile.value_dims / 16; j += kGroups) {
                 const Step<T> step{tile.s + (token - tile.split_begin),
                                    kScoreStride,
                                    values + j * group,
@@ -234,9 +236,9 @@ struct FmaProducts {
                                    group,
                                    32,
                                    tile.o + j * 16,
-                                   tile.dims,
+                                   tile.value_dims,
                                    token == tile.value_begin && !tile.goes_on};
-                multiply_rows<kGroups>(step, tile.num_rows, tile.dims);
+                multiply_rows<kGroups>(step, tile.num_rows, tile.value_dims);
             }
         }
     }
@@ -244,19 +246,19 @@ struct FmaProducts {
 
 }  // namespace
 
-void attention_bfloat16(const AttentionArgs& args, const Batch& batch, int64_t request, int64_t kv_head,
-                        int64_t row_begin, int64_t row_end, std::byte* scratch) noexcept {
-    attend<FmaProducts<uint16_t>>(args, batch, request, kv_head, row_begin, row_end, scratch);
+void attention_bfloat16(const AttentionArgs& args, const Batch& batch, const AttentionPart& part,
+                        std::byte* scratch) noexcept {
+    attend<FmaProducts<uint16_t>>(args, batch, part, scratch);
 }
 
-void attention_float32(const AttentionArgs& args, const Batch& batch, int64_t request, int64_t kv_head,
-                       int64_t row_begin, int64_t row_end, std::byte* scratch) noexcept {
-    attend<FmaProducts<float>>(args, batch, request, kv_head, row_begin, row_end, scratch);
+void attention_float32(const AttentionArgs& args, const Batch& batch, const AttentionPart& part,
+                       std::byte* scratch) noexcept {
+    attend<FmaProducts<float>>(args, batch, part, scratch);
 }
 
-void attention_int8(const AttentionArgs& args, const Batch& batch, int64_t request, int64_t kv_head,
-                    int64_t row_begin, int64_t row_end, std::byte* scratch) noexcept {
-    attend<FmaProducts<int8_t>>(args, batch, request, kv_head, row_begin, row_end, scratch);
+void attention_int8(const AttentionArgs& args, const Batch& batch, const AttentionPart& part,
+                    std::byte* scratch) noexcept {
+    attend<FmaProducts<int8_t>>(args, batch, part, scratch);
 }
 
 }  // namespace penstock::PENSTOCK_ISA

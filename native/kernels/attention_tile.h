@@ -24,11 +24,15 @@
 // = +0: it leaves l as it is and may only turn -0 into +0 in O, which the last addition does anyway. So
 // groups that no row of a tile reads are skipped, whatever the tile.
 //
+// Latents have no values in their blocks: for every split, and for a draft's copies, they are made of the
+// keys once for all rows of a pass (latents.h).
+//
 // A draft of a tree reads its blocks up to its first ancestor that is not in place, and from that block on a
 // copy in scratch, in which its path lies as if it had been decoded. Rows of a tile share the former.
 #pragma once
 #include "elementary.h"
 #include "kernels/kv_rows.h"
+#include "kernels/latents.h"
 
 namespace penstock::PENSTOCK_ISA {
 
@@ -38,6 +42,7 @@ constexpr int64_t kForkedBytes = 2 * (2 * kBlockTokens * kMaxHeadDim * 4);  // k
 constexpr int64_t kUnpackedSplitBytes =
     2 * (kSplitTokens * kMaxHeadDim * 2);            // bf16 keys and values of a split
 constexpr int64_t kScoreStride = kSplitTokens + 16;  // off the power of two: rows would share L1 sets
+constexpr int64_t kLatentBytes = kSplitTokens * kMaxHeadDim * 4;
 constexpr float kLog2E = 1.44269504088896341f;
 
 // 2^x for x <= 0; +0 below -125; NaN stays NaN. Relative error 3e-6 (degree 4) or 1e-7 (degree 6).
@@ -81,12 +86,12 @@ struct AttentionTile {
     int64_t fork[kMaxTileRows];  // first position of the row's path that is not in place; kNoFork: none
     int64_t position[kMaxTileRows];
     float slope[kMaxTileRows];
-    int64_t num_rows, kv_head, dims;
+    int64_t num_rows, kv_head, dims, value_dims;  // padded
     int64_t split_begin, split_length, key_begin, key_end, value_begin,
         value_end;  // tokens, in units of 16 and 32
     int64_t end;    // of the tokens that rows of the tile read, in this split or later
     float* s;       // [kMaxTileRows][kScoreStride]: scores, then probabilities
-    float* o;       // [kMaxTileRows][dims]
+    float* o;       // [kMaxTileRows][value_dims]
     bool goes_on;   // values() adds to what o holds
     std::byte* a;   // the products': [kMaxTileRows][kMaxHeadDim] fp32 and [kMaxTileRows][kScoreStride] bf16
     float* key_scale;  // int8 blocks: [kSplitTokens] of one row's tokens
@@ -94,6 +99,8 @@ struct AttentionTile {
     std::byte* forked;     // copies of blocks of this head, from token forked_begin on
     int64_t forked_begin;  // kNoFork: none
     std::byte* unpacked;   // the products': [Products::kUnpackedBytes]
+    std::byte* latents;    // values of the split, in groups of 32 as a block has them; nullptr: blocks do
+    std::byte* forked_latents;  // and of the copies of blocks
 
     // Of the block of `token` in the request's table.
     const std::byte* table_head(int64_t token) const {
@@ -109,6 +116,12 @@ struct AttentionTile {
     }
     template <class T>
     const T* values(int64_t token) const {  // of the group of 32
+        if (latents != nullptr) {
+            const bool is_forked = token >= forked_begin;
+            const std::byte* group = is_forked ? forked_latents : latents;
+            return reinterpret_cast<const T*>(group) +
+                   (token - (is_forked ? forked_begin : split_begin)) * value_dims;
+        }
         return reinterpret_cast<const T*>(head(token)) +
                (kBlockTokens + token % kBlockTokens / 32 * 32) * dims;
     }
@@ -262,6 +275,16 @@ inline void assemble(const AttentionTile& tile, int64_t t, int64_t fork) {
     clear_values(kv, tile.forked + (next - 1) / kBlockTokens * bytes, place, round_up(place, kValueGroup));
 }
 
+// Values of tokens [begin, end) out of their keys, zeros up to a group's end; `out` begins with those of
+// `from`.
+template <class T>
+void make_values(const AttentionTile& tile, int64_t begin, int64_t end, int64_t from, std::byte* out) {
+    for (int64_t token = begin & ~int64_t{31}; token < end; token += 32)
+        for (int64_t half = 0; half < 2; ++half)
+            turn_keys(tile.keys<T>(token + 16 * half), end - token - 16 * half,
+                      reinterpret_cast<T*>(out) + (token - from) * tile.value_dims, half, tile.value_dims);
+}
+
 // multiply(part): the tile where no row has forked before `last`; else the tokens that all its rows share,
 // then each query row's own. Tokens are those of the split that rows of the tile read, [first, last).
 template <class Products, class Multiply>
@@ -296,11 +319,15 @@ PENSTOCK_INLINE void in_parts(AttentionTile& tile, const Reach* reach, int64_t f
         part.num_rows = next - i;
         for (int64_t row = i; row < next; ++row) part.q[row - i] = tile.q[row];
         part.s = tile.s + i * kScoreStride;
-        part.o = tile.o + i * tile.dims;
+        part.o = tile.o + i * tile.value_dims;
         part.goes_on = first < shared;
         if (tile.fork[i] < end) {
             assemble(tile, tile.query_row[i], tile.fork[i]);
             part.forked_begin = tile.fork[i] / kBlockTokens * kBlockTokens;
+            const int64_t from = begin > part.forked_begin ? begin : part.forked_begin;
+            if (tile.latents != nullptr)
+                make_values<typename Products::Element>(part, from, end, part.forked_begin,
+                                                        part.forked_latents);
         }
         multiply(part);
     }
@@ -316,7 +343,8 @@ inline void gather_scales(const AttentionTile& tile, int64_t i, int64_t begin, i
     const auto take = [&](int64_t token, int64_t slot, int64_t count) {
         const float* scales = kv.scales(const_cast<std::byte*>(tile.table_head(slot))) + slot % kBlockTokens;
         std::memcpy(key + token, scales, static_cast<std::size_t>(count) * 4);
-        std::memcpy(value + token, scales + kBlockTokens, static_cast<std::size_t>(count) * 4);
+        std::memcpy(value + token, scales + (kv.has_values() ? kBlockTokens : 0),
+                    static_cast<std::size_t>(count) * 4);
     };
     for (int64_t token = begin; token < end && token < tile.fork[i];) {
         int64_t stop = (token / kBlockTokens + 1) * kBlockTokens;
@@ -377,22 +405,27 @@ PENSTOCK_INLINE void attend_split(AttentionTile& tile, const Reach* reach, Atten
     in_parts<Products>(tile, reach, first, last, [](AttentionTile& part) { Products::values(part); });
     for (int64_t i = 0; i < tile.num_rows; ++i)
         if (reach[i].begin < last && reach[i].end > first)
-            merge_split(states[i], o + i * tile.dims, m[i], l[i], tile.o + i * tile.dims, tile.dims, c);
+            merge_split(states[i], o + i * tile.value_dims, m[i], l[i], tile.o + i * tile.value_dims,
+                        tile.value_dims, c);
 }
 
 template <class Products>
-PENSTOCK_INLINE void attend(const AttentionArgs& args, const Batch& batch, int64_t request, int64_t kv_head,
-                            int64_t row_begin, int64_t row_end, std::byte* scratch) {
+PENSTOCK_INLINE void attend(const AttentionArgs& args, const Batch& batch, const AttentionPart& part,
+                            std::byte* scratch) {
+    using Element = typename Products::Element;
     constexpr int64_t kQueryBytes = Products::kDtype == KVDtype::kFloat32 ? 4 : 2;
-    const int64_t group = args.num_heads / args.kv.num_kv_heads, dims = args.kv.padded_dim;
+    const int64_t request = part.request, row_begin = part.row_begin, row_end = part.row_end;
+    const int64_t group = part.head_end - part.head_begin, dims = args.kv.padded_dim;
+    const int64_t value_dims = args.kv.has_values() ? dims : round_up(args.kv.latent_dim, 32);
     const int64_t split = split_tokens(batch.context_len[request]);
 
     AttentionTile tile;
     tile.args = &args;
     tile.batch = &batch;
     tile.blocks = args.block_table + request * batch.max_blocks;
-    tile.kv_head = kv_head;
+    tile.kv_head = part.head_begin / (args.num_heads / args.kv.num_kv_heads);
     tile.dims = dims;
+    tile.value_dims = value_dims;
     tile.split_length = split;
     tile.s = reinterpret_cast<float*>(scratch);
     tile.o = tile.s + kMaxTileRows * kScoreStride;
@@ -404,11 +437,14 @@ PENSTOCK_INLINE void attend(const AttentionArgs& args, const Batch& batch, int64
     tile.goes_on = false;
     tile.unpacked = tile.forked + kForkedBytes;
     std::byte* rest = tile.unpacked + Products::kUnpackedBytes;
+    tile.latents = args.kv.has_values() ? nullptr : rest;
+    tile.forked_latents = tile.forked + kForkedBytes / 2;  // of latents, blocks are half as long
+    if (tile.latents != nullptr) rest += kLatentBytes;
     // All rows of a pass take a split before any takes the next, so that its keys and values stay in L2.
-    const int64_t row_bytes = dims * 4 + static_cast<int64_t>(sizeof(AttentionState));
+    const int64_t row_bytes = value_dims * 4 + static_cast<int64_t>(sizeof(AttentionState));
     const int64_t pass_rows = (scratch + kScratchBytes - rest) / row_bytes;
     float* o = reinterpret_cast<float*>(rest);
-    AttentionState* states = reinterpret_cast<AttentionState*>(o + pass_rows * dims);
+    AttentionState* states = reinterpret_cast<AttentionState*>(o + pass_rows * value_dims);
 
     const int64_t num_rows = (row_end - row_begin) * group;
     for (int64_t pass = 0; pass < num_rows; pass += pass_rows) {
@@ -421,11 +457,16 @@ PENSTOCK_INLINE void attend(const AttentionArgs& args, const Batch& batch, int64
         }
         for (int64_t i = 0; i < pass_end - pass; ++i) states[i] = {0.0f, 0.0f, false};
         for (tile.split_begin = first / split * split; tile.split_begin < last; tile.split_begin += split) {
+            if (tile.latents != nullptr) {
+                const int64_t begin = first > tile.split_begin ? first : tile.split_begin;
+                const int64_t end = last < tile.split_begin + split ? last : tile.split_begin + split;
+                make_values<Element>(tile, begin, end, tile.split_begin, tile.latents);
+            }
             for (int64_t at = pass; at < pass_end; at += kMaxTileRows) {
                 tile.num_rows = pass_end - at < kMaxTileRows ? pass_end - at : kMaxTileRows;
                 Reach reach[kMaxTileRows];
                 for (int64_t i = 0; i < tile.num_rows; ++i) {
-                    const int64_t t = row_begin + (at + i) / group, head = kv_head * group + (at + i) % group;
+                    const int64_t t = row_begin + (at + i) / group, head = part.head_begin + (at + i) % group;
                     reach[i] = reach_of(args, batch, request, t);
                     tile.position[i] = batch.positions[t];
                     tile.query_row[i] = t;
@@ -434,22 +475,21 @@ PENSTOCK_INLINE void attend(const AttentionArgs& args, const Batch& batch, int64
                     tile.q[i] = static_cast<const std::byte*>(args.q) +
                                 (t * args.num_heads + head) * dims * kQueryBytes;
                 }
-                attend_split<Products>(tile, reach, states + (at - pass), o + (at - pass) * dims);
+                attend_split<Products>(tile, reach, states + (at - pass), o + (at - pass) * value_dims);
             }
         }
         for (int64_t i = pass; i < pass_end; ++i) {
-            const float* row = o + (i - pass) * dims;
+            const float* row = o + (i - pass) * value_dims;
+            const int64_t head = part.head_begin + i % group, width = args.kv.value_dim();
             float l = states[i - pass].l, keep = 1.0f;
             if (args.sinks) {
                 float top, join;
-                merge_powers(states[i - pass].m, args.sinks[kv_head * group + i % group], kLog2E, &top, &keep,
-                             &join);
+                merge_powers(states[i - pass].m, args.sinks[head], kLog2E, &top, &keep, &join);
                 l = __builtin_fmaf(l, keep, join);
             }
-            float* y = args.y + (row_begin + i / group) * args.stride +
-                       (kv_head * group + i % group) * args.kv.head_dim;
-            for (int64_t d = 0; d < args.kv.head_dim; d += kLanes) {
-                const int64_t left = args.kv.head_dim - d;
+            float* y = args.y + (row_begin + i / group) * args.stride + head * width;
+            for (int64_t d = 0; d < width; d += kLanes) {
+                const int64_t left = width - d;
                 store_n(y + d, load(row + d) * keep / l + 0.0f,
                         static_cast<int>(left < kLanes ? left : kLanes));
             }

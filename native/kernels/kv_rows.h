@@ -6,7 +6,7 @@
 
 namespace penstock::PENSTOCK_ISA {
 
-constexpr int64_t kMaxHeadDim = 256;
+constexpr int64_t kMaxHeadDim = 576;
 constexpr int64_t kValueGroup = 32;  // tokens that one step of the value product reads together
 
 // Where dims d, d + 1 of a key lie, side by side, and dim d of a value (bf16 and int8).
@@ -32,10 +32,17 @@ PENSTOCK_INLINE void scatter_value(T* head, const T* row, int64_t slot, int64_t 
         for (int64_t i = 0; i < 16; ++i) out[d * 32 + i * 2] = row[d + i];
 }
 template <class T>
-PENSTOCK_INLINE void copy_pairs(const T* from, int64_t from_slot, T* to, int64_t to_slot, int64_t dims) {
-    const T *key = from + key_pair_at(from_slot, 0, dims), *value = from + value_at(from_slot, 0, dims);
-    T *key_to = to + key_pair_at(to_slot, 0, dims), *value_to = to + value_at(to_slot, 0, dims);
+PENSTOCK_INLINE void copy_pairs(const KVLayer& kv, const std::byte* from_head, int64_t from_slot,
+                                std::byte* to_head, int64_t to_slot) {
+    const int64_t dims = kv.padded_dim;
+    const T* from = reinterpret_cast<const T*>(from_head);
+    T* const to = reinterpret_cast<T*>(to_head);
+    const T* key = from + key_pair_at(from_slot, 0, dims);
+    T* const key_to = to + key_pair_at(to_slot, 0, dims);
     for (int64_t d = 0; d < dims; d += 2) std::memcpy(key_to + d * 16, key + d * 16, 2 * sizeof(T));
+    if (!kv.has_values()) return;
+    const T* value = from + value_at(from_slot, 0, dims);
+    T* const value_to = to + value_at(to_slot, 0, dims);
     for (int64_t d = 0; d < dims; d += 16)
         for (int64_t i = 0; i < 16; ++i) value_to[d * 32 + i * 2] = value[d * 32 + i * 2];
 }
@@ -53,6 +60,7 @@ PENSTOCK_INLINE float encode_int8(const float* x, int64_t dims, int8_t* codes) {
 // Zeros for the values of slots [begin, end) within one group: probability 0 times a stale NaN would be NaN.
 inline void clear_values(const KVLayer& kv, std::byte* head, int64_t begin, int64_t end) {
     const int64_t dims = kv.padded_dim, bytes = kv_element_bytes(kv.dtype);
+    if (!kv.has_values()) return;
     for (int64_t slot = begin; slot < end; ++slot) {
         if (kv.dtype == KVDtype::kFloat32) {
             std::memset(head + (kBlockTokens + slot) * dims * 4, 0, static_cast<std::size_t>(dims) * 4);
@@ -74,26 +82,38 @@ inline void open_value_group(const KVLayer& kv, std::byte* head, int64_t slot) {
         std::memset(kv.scales(head) + kBlockTokens + slot, 0, static_cast<std::size_t>(kValueGroup) * 4);
 }
 
-// k[dims] and v[dims], fp32 with zeros beyond head_dim, into `slot` of `head`.
-inline void write_token(const KVLayer& kv, const float* k, const float* v, std::byte* head, int64_t slot) {
+// k[dims], fp32 with zeros beyond head_dim, into `slot` of `head`.
+inline void write_key(const KVLayer& kv, const float* k, std::byte* head, int64_t slot) {
+    const int64_t dims = kv.padded_dim;
+    if (kv.dtype == KVDtype::kFloat32) {
+        float* const out = reinterpret_cast<float*>(head);
+        for (int64_t d = 0; d < dims; ++d) out[key_at_float32(slot, d, dims)] = k[d];
+    } else if (kv.dtype == KVDtype::kBFloat16) {
+        uint16_t row[kMaxHeadDim];
+        for (int64_t d = 0; d < dims; d += kLanes) store_bf16(row + d, load(k + d));
+        scatter_key(reinterpret_cast<uint16_t*>(head), row, slot, dims);
+    } else {
+        int8_t row[kMaxHeadDim];
+        kv.scales(head)[slot] = encode_int8(k, dims, row);
+        scatter_key(reinterpret_cast<int8_t*>(head), row, slot, dims);
+    }
+}
+
+// The same of v[dims].
+inline void write_value(const KVLayer& kv, const float* v, std::byte* head, int64_t slot) {
     const int64_t dims = kv.padded_dim;
     open_value_group(kv, head, slot);
     if (kv.dtype == KVDtype::kFloat32) {
         float* const out = reinterpret_cast<float*>(head);
-        for (int64_t d = 0; d < dims; ++d) out[key_at_float32(slot, d, dims)] = k[d];
         std::memcpy(out + (kBlockTokens + slot) * dims, v, static_cast<std::size_t>(dims) * 4);
     } else if (kv.dtype == KVDtype::kBFloat16) {
-        uint16_t row[kMaxHeadDim], *out = reinterpret_cast<uint16_t*>(head);
-        for (int64_t d = 0; d < dims; d += kLanes) store_bf16(row + d, load(k + d));
-        scatter_key(out, row, slot, dims);
+        uint16_t row[kMaxHeadDim];
         for (int64_t d = 0; d < dims; d += kLanes) store_bf16(row + d, load(v + d));
-        scatter_value(out, row, slot, dims);
+        scatter_value(reinterpret_cast<uint16_t*>(head), row, slot, dims);
     } else {
-        int8_t row[kMaxHeadDim], *out = reinterpret_cast<int8_t*>(head);
-        kv.scales(head)[slot] = encode_int8(k, dims, row);
-        scatter_key(out, row, slot, dims);
+        int8_t row[kMaxHeadDim];
         kv.scales(head)[kBlockTokens + slot] = encode_int8(v, dims, row);
-        scatter_value(out, row, slot, dims);
+        scatter_value(reinterpret_cast<int8_t*>(head), row, slot, dims);
     }
 }
 
@@ -106,17 +126,16 @@ inline void copy_token(const KVLayer& kv, const std::byte* from, int64_t from_sl
         float* const out = reinterpret_cast<float*>(to);
         for (int64_t d = 0; d < dims; ++d)
             out[key_at_float32(to_slot, d, dims)] = in[key_at_float32(from_slot, d, dims)];
-        std::memcpy(out + (kBlockTokens + to_slot) * dims, in + (kBlockTokens + from_slot) * dims,
-                    static_cast<std::size_t>(dims) * 4);
+        if (kv.has_values())
+            std::memcpy(out + (kBlockTokens + to_slot) * dims, in + (kBlockTokens + from_slot) * dims,
+                        static_cast<std::size_t>(dims) * 4);
     } else if (kv.dtype == KVDtype::kBFloat16) {
-        copy_pairs(reinterpret_cast<const uint16_t*>(from), from_slot, reinterpret_cast<uint16_t*>(to),
-                   to_slot, dims);
+        copy_pairs<uint16_t>(kv, from, from_slot, to, to_slot);
     } else {
-        copy_pairs(reinterpret_cast<const int8_t*>(from), from_slot, reinterpret_cast<int8_t*>(to), to_slot,
-                   dims);
+        copy_pairs<int8_t>(kv, from, from_slot, to, to_slot);
         const float* scales = kv.scales(const_cast<std::byte*>(from));
         kv.scales(to)[to_slot] = scales[from_slot];
-        kv.scales(to)[kBlockTokens + to_slot] = scales[kBlockTokens + from_slot];
+        if (kv.has_values()) kv.scales(to)[kBlockTokens + to_slot] = scales[kBlockTokens + from_slot];
     }
 }
 

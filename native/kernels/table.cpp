@@ -13,6 +13,8 @@ GatedKernel gated;
 EmbedKernel embed;
 SoftcapKernel softcap;
 RopeWriteKernel rope_write;
+LatentQueryKernel latent_query;
+LatentKeyKernel latent_key;
 AttentionKernel attention_bfloat16, attention_float32, attention_int8;
 SampleKernel sample;
 AddKernel add;
@@ -41,6 +43,8 @@ const KernelTable& table() noexcept {
                                         embed,
                                         softcap,
                                         rope_write,
+                                        latent_query,
+                                        latent_key,
                                         attention_bfloat16,
                                         attention_float32,
                                         attention_int8,

@@ -64,7 +64,18 @@ class Program:
     def attention(
         self, x: int, num_heads: int, scale: float, softcap: float, window: int, is_causal: bool,
         sinks: NDArray[np.float32] | None, slopes: NDArray[np.float32] | None, group: int,
-        pool: NDArray[np.uint8], first_byte: int, kv_heads: int, head_dim: int, dtype: str, out: int,
+        pool: NDArray[np.uint8], first_byte: int, kv_heads: int, head_dim: int, latent_dim: int,
+        dtype: str, out: int,
+    ) -> None: ...  # fmt: skip
+    def heads_operand(self, x: int, num_heads: int, out: int) -> None: ...
+    def heads_linear(
+        self, packed: NDArray[np.uint8], format: str, n: int, k: int, num_heads: int, x: int, out: int
+    ) -> None: ...
+    def latent_write(
+        self, latent: int, q_latent: int, q_rope: int, num_heads: int, is_interleaved: bool,
+        weight: NDArray[np.float32], norm_kind: str, eps: float, offset: float, cos: NDArray[np.float32],
+        sin: NDArray[np.float32], group: int, pool: NDArray[np.uint8], first_byte: int, head_dim: int,
+        latent_dim: int, dtype: str, out: int,
     ) -> None: ...  # fmt: skip
     def gated(self, x: int, act: str, is_gated: bool, out: int) -> None: ...
     def softcap(self, x: int, cap: float, out: int) -> None: ...

@@ -114,11 +114,15 @@ class OwnShape:
         fused: dict[str, list[tuple[int, ...]]] = {}
         for use in program.weights.values():
             rows = use.shape[0] // len(use.sources)  # an expert's, where there are experts
+            rest = use.shape[1:]
             for source in use.sources:
                 name, _, part = names.checkpoint_name(source).partition("[")
+                if part.removesuffix("]") in names.turned:
+                    heads = spec.layers[0].mixer.num_heads
+                    rows, rest = heads * rest[0], (rows // heads,)
                 if not part or name not in fused:
                     fused[name] = []
-                fused[name].append((rows, *use.shape[1:]))
+                fused[name].append((rows, *rest))
         for name, shapes in fused.items():
             shape = (sum(rows for rows, *_ in shapes), *shapes[0][1:])
             if "{}" in name:
@@ -240,6 +244,45 @@ SHAPES |= {
         routed_scaling_factor=1.5,
     ),
     "olmoe": of_kind("OlmoeForCausalLM", **RMS, num_experts=16, num_experts_per_tok=5),
+}
+
+
+LATENTS = GATED | {
+    "num_attention_heads": 5,
+    "num_key_value_heads": 5,
+    "rms_norm_eps": 1e-5,
+    "v_head_dim": 32,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 96,
+    "first_k_dense_replace": 1,
+}
+SHAPES |= {
+    "deepseek_v2": of_kind(  # the published widths of what is cached
+        "DeepseekV2ForCausalLM",
+        **LATENTS,
+        q_lora_rank=None,
+        kv_lora_rank=512,
+        qk_nope_head_dim=40,
+        qk_rope_head_dim=64,
+        n_shared_experts=2,
+    ),
+    "deepseek_v3": of_kind(
+        "DeepseekV3ForCausalLM",
+        **LATENTS,
+        q_lora_rank=72,
+        kv_lora_rank=96,
+        qk_nope_head_dim=24,
+        qk_rope_head_dim=20,
+        n_group=4,
+        topk_group=2,
+        rope_scaling={
+            "type": "yarn",
+            "factor": 4,
+            "original_max_position_embeddings": 640,
+            "mscale_all_dim": 1.0,
+        },
+    ),
 }
 
 

@@ -7,7 +7,8 @@ kernel; `refusals` names it, and the planner falls back to the reference backend
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from penstock.model.program import Call, Program
+from penstock.kv.codec import padded_dim
+from penstock.model.program import Call, Program, WeightUse
 from penstock.weights.format import PANEL_COLUMNS
 
 if TYPE_CHECKING:
@@ -107,8 +108,7 @@ def _split_rope_write(low: "Lowering", call: Call) -> None:
     pool, first_byte, layer = low.kv(kv)
     cos_table, sin_table = low.constant(cos), low.constant(sin)
     rotary = 0 if cos_table is None else 2 * cos_table.shape[1]
-    padded = -(-attrs["head_dim"] // 32) * 32
-    out = low.floats(call, attrs["num_heads"] * padded)
+    out = low.floats(call, attrs["num_heads"] * padded_dim(attrs["head_dim"]))
     norm = attrs["norm"]
     low.native.rope_write(
         low[qkv], attrs["num_heads"], rotary, attrs["interleaved"], low.vector(q_norm), low.vector(k_norm),
@@ -122,11 +122,41 @@ def _attention(low: "Lowering", call: Call) -> None:
     q, kv, _, _, _, _, context_len, sinks, slopes = call.inputs
     attrs = call.attrs
     pool, first_byte, layer = low.kv(kv)
-    out = low.floats(call, attrs["num_heads"] * attrs["head_dim"])
+    out = low.floats(call, attrs["num_heads"] * (layer.latent_dim or attrs["head_dim"]))
     low.native.attention(
         low[q], attrs["num_heads"], attrs["scale"], attrs.get("softcap") or 0.0, attrs.get("window") or 0,
         context_len is None, low.vector(sinks), low.constant(slopes), layer.group, pool, first_byte,
-        attrs["num_kv_heads"], attrs["head_dim"], layer.dtype, out,
+        attrs["num_kv_heads"], attrs["head_dim"], layer.latent_dim, layer.dtype, out,
+    )  # fmt: skip
+
+
+def _heads_operand(low: "Lowering", call: Call) -> None:
+    (x,) = call.inputs
+    num_heads = call.attrs["num_heads"]
+    out = low.operand(call, call.attrs["to"], low.width(x) // num_heads, num_heads=num_heads)
+    low.native.heads_operand(low[x], num_heads, out)
+
+
+def _heads_linear(low: "Lowering", call: Call) -> None:
+    x, weight = call.inputs
+    packed, weight_format, (n, k) = low.packed(weight)
+    num_heads = call.attrs["num_heads"]
+    low.native.heads_linear(packed, weight_format, n, k, num_heads, low[x], low.floats(call, n))
+
+
+def _latent_rope_write(low: "Lowering", call: Call) -> None:
+    latent, q_latent, q_rope, weight, _, _, cos, sin, kv, _, _ = call.inputs
+    attrs, norm = call.attrs, call.attrs["norm"]
+    pool, first_byte, layer = low.kv(kv)
+    norm_weight, cos_table, sin_table = low.vector(weight), low.constant(cos), low.constant(sin)
+    assert norm_weight is not None, "latents are normed"
+    assert cos_table is not None, "and the key beside them turns"
+    assert sin_table is not None, "by both tables"
+    out = low.floats(call, attrs["num_heads"] * padded_dim(attrs["head_dim"]))
+    low.native.latent_write(
+        low[latent], low[q_latent], low[q_rope], attrs["num_heads"], attrs["interleaved"],
+        norm_weight, norm["kind"], norm["eps"], norm["weight_offset"], cos_table, sin_table, layer.group,
+        pool, first_byte, attrs["head_dim"], attrs["latent_dim"], layer.dtype, out,
     )  # fmt: skip
 
 
@@ -201,6 +231,9 @@ CPU: Mapping[str, Lower] = {
     "linear_add": _linear_add,
     "split_rope_write": _split_rope_write,
     "attention": _attention,
+    "heads_operand": _heads_operand,
+    "heads_linear": _heads_linear,
+    "latent_rope_write": _latent_rope_write,
     "gated_operand": _gated_operand,
     "join": _join,
     "activated_operand": _activated_operand,
@@ -208,7 +241,7 @@ CPU: Mapping[str, Lower] = {
 }
 
 
-MAX_HEAD_DIM = 256  # what the attention kernels' scratch is sized for
+MAX_HEAD_DIM = 576  # what the attention kernels' scratch is sized for
 
 
 def refusals(program: Program) -> list[str]:
@@ -219,13 +252,20 @@ def refusals(program: Program) -> list[str]:
     if widest > MAX_HEAD_DIM:
         reasons.append(f"head_dim {widest} is above the native kernels' {MAX_HEAD_DIM}")
     for call in program.calls:
-        if call.op.name == "expert_mlp":
-            count = call.attrs["num_experts"]
-            narrow = [
-                use.shape[0] // count
-                for use in (program.weights[str(call.inputs[i]).removeprefix("weights.")] for i in (2, 4))
-                if use.shape[0] // count % PANEL_COLUMNS
-            ]
-            if narrow:
-                return [*reasons, f"experts of {narrow[0]} columns are no whole panels of {PANEL_COLUMNS}"]
+        for weight, count, what in _shared_weights(program, call):
+            rows = weight.shape[0] // count
+            if rows % PANEL_COLUMNS:
+                reason = f"{what} of {rows} columns are no whole panels of {PANEL_COLUMNS}"
+                return [*reasons, reason]
     return reasons
+
+
+def _shared_weights(program: Program, call: Call) -> list[tuple[WeightUse, int, str]]:
+    """Matrices that hold those of many, one after the other: of how many, and what they are called."""
+    attrs, weights = call.attrs, program.weights
+    if call.op.name == "expert_mlp":
+        uses = [weights[str(call.inputs[i]).removeprefix("weights.")] for i in (2, 4)]
+        return [(use, attrs["num_experts"], "experts") for use in uses]
+    if call.op.name == "heads_linear":
+        return [(weights[str(call.inputs[1]).removeprefix("weights.")], attrs["num_heads"], "heads")]
+    return []

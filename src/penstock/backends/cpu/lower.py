@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from penstock import _native
 from penstock.backends.cpu.kernels import CPU
-from penstock.kv.codec import CODECS
+from penstock.kv.codec import CODECS, padded_dim
 from penstock.model.program import Call, KVLayer, Program, StateLayer
 from penstock.weights.loader import DTYPE_NAMES, LoadedWeights
 
@@ -145,9 +145,11 @@ class Lowering:
         self._values[call.output] = value
         return value
 
-    def operand(self, call: Call, kind: str, k: int) -> int:
-        self._widths[call.output] = k
-        value: int = self.native.operand(self._offsets[call.output], kind, k, self._rows(call.output))
+    def operand(self, call: Call, kind: str, k: int, *, num_heads: int = 1) -> int:
+        """An operand `k` wide; of several heads one for each, its rows after those of the one before it."""
+        self._widths[call.output] = num_heads * k
+        rows = _rows_of_heads(self._rows(call.output), num_heads)
+        value: int = self.native.operand(self._offsets[call.output], kind, k, rows)
         self._values[call.output] = value
         return value
 
@@ -257,23 +259,30 @@ class Lowering:
         if "step.logit_rows" in call.inputs or first in logit_rows:
             logit_rows.add(call.output)
         rows = self._limits.max_logit_rows if call.output in logit_rows else self._limits.max_rows
-        if name in ("linear", "linear_add"):
+        if name in ("linear", "linear_add", "heads_linear"):
             width = self._program.weights[_weight_name(call.inputs[1])].shape[0]
         elif name == "embed":
             width = self._program.weights[_weight_name(call.inputs[1])].shape[1]
-        elif name == "split_rope_write":
-            width = attrs["num_heads"] * (-(-attrs["head_dim"] // 32) * 32)
+        elif name in ("split_rope_write", "latent_rope_write"):
+            width = attrs["num_heads"] * padded_dim(attrs["head_dim"])
         elif name == "join":
             width = widths[first or ""] + widths[call.inputs[1] or ""]
         elif name == "route":
             width = 2 * attrs["top_k"]
         elif name == "attention":
-            width = attrs["num_heads"] * attrs["head_dim"]
+            width = attrs["num_heads"] * (attrs.get("latent_dim") or attrs["head_dim"])
         else:
             width = widths[first or ""] // (2 if name == "gated_operand" else 1)
         widths[call.output] = width
         is_operand = name.endswith("operand") and call is not self._program.hidden
-        return _Size(rows, width, attrs["to"] if is_operand else None).num_bytes
+        heads = attrs["num_heads"] if name == "heads_operand" else 1
+        kind = attrs["to"] if is_operand else None
+        return _Size(_rows_of_heads(rows, heads), width // heads, kind).num_bytes
+
+
+def _rows_of_heads(rows: int, num_heads: int) -> int:
+    """Each head's rows begin at a whole tile."""
+    return rows if num_heads == 1 else num_heads * (-(-rows // 16) * 16)
 
 
 def _with_hidden(program: Program) -> tuple[Call, ...]:
