@@ -14,7 +14,15 @@ from penstock.backends.reference.executor import ReferenceExecutor
 from penstock.model.build import build
 from penstock.model.passes.fuse import fuse
 from penstock.model.program import Program
-from penstock.model.spec import AttentionSpec, LayerSpec, MLPSpec, ModelSpec, NormSpec, RopeSpec
+from penstock.model.spec import (
+    AttentionSpec,
+    LatentAttentionSpec,
+    LayerSpec,
+    MLPSpec,
+    ModelSpec,
+    NormSpec,
+    RopeSpec,
+)
 from penstock.step import Executor, StepInput
 
 native = pytest.importorskip("penstock._native")
@@ -26,8 +34,13 @@ from penstock.weights.loader import LoadedWeights  # noqa: E402
 NORM = NormSpec(eps=1e-5)
 ROPE = RopeSpec(rotary_dim=32, theta=10000.0, max_position=256)
 PLAIN = AttentionSpec(num_heads=4, num_kv_heads=2, head_dim=32, scale=0.2, rope=ROPE)
+LATENTS = LatentAttentionSpec(
+    num_heads=17, latent_dim=64, nope_dim=24, rope_dim=16, value_dim=32, scale=0.2, norm=NORM,
+    rope=replace(ROPE, rotary_dim=16, interleaved=True), query_rank=40,
+)  # fmt: skip
 MAX_CONTEXT = 256
-Attentions = AttentionSpec | tuple[AttentionSpec, AttentionSpec]  # of both layers, or of each
+Mixer = AttentionSpec | LatentAttentionSpec
+Attentions = Mixer | tuple[Mixer, Mixer]  # of both layers, or of each
 ATTENTIONS: dict[str, Attentions] = {
     "plain": PLAIN,
     "window, qk-norm": replace(PLAIN, window=20, qk_norm=NORM),
@@ -37,6 +50,8 @@ ATTENTIONS: dict[str, Attentions] = {
     "seventy-one heads": replace(PLAIN, num_heads=71, num_kv_heads=1, head_dim=16, rope=None, scale=0.25),
     "both ways": replace(PLAIN, is_causal=False),
     "both ways, window": replace(PLAIN, is_causal=False, window=20),
+    "latents": LATENTS,
+    "latents beside keys and values": (PLAIN, replace(LATENTS, query_rank=None, num_heads=3)),
     "other heads in each layer": (PLAIN, replace(PLAIN, num_heads=6, num_kv_heads=3)),
 }
 # Relative to the largest logit. bf16: the two orders of summing an operand's products may round it apart.
@@ -127,17 +142,18 @@ def test_native_logits_are_near_the_reference(name: str, dtype: str) -> None:
 @pytest.mark.parametrize("name", ATTENTIONS)
 def test_rows_have_the_same_bytes_alone_in_company_and_in_chunks(name: str, dtype: str) -> None:
     program = program_of(ATTENTIONS[name], dtype)
-    expected = logits(cpu(program), TOGETHER, num_groups=1)
+    groups = len(program.kv_groups)
+    expected = logits(cpu(program), TOGETHER, num_groups=groups)
     reads_ahead = "both ways" in name
     ways = [APART] if reads_ahead else [APART, IN_CHUNKS]
     for isa in native.isas():
         for steps in ways:
-            got = logits(cpu(program, isa=isa, threads=2), steps, num_groups=1)
+            got = logits(cpu(program, isa=isa, threads=2), steps, num_groups=groups)
 
             assert [rows.tobytes() for rows in got] == [rows.tobytes() for rows in expected]
 
 
-@pytest.mark.parametrize("name", ["plain", "window, qk-norm", "sinks"])
+@pytest.mark.parametrize("name", ["plain", "window, qk-norm", "sinks", "latents"])
 def test_int8_keys_and_values_are_near_the_reference_and_invariant(name: str) -> None:
     program = program_of(ATTENTIONS[name], "bfloat16", kv_dtype="int8")
     expected = logits(reference(program), TOGETHER, num_groups=1)

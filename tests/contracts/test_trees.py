@@ -125,16 +125,18 @@ def test_a_node_has_the_bytes_of_decoding_it(kv_dtype: str, start: int) -> None:
     check_tree(lambda: cpu(program), random_tree(start, 20), start)
 
 
-@pytest.mark.parametrize("name", ["window, qk-norm", "sinks", "alibi", "seventy-one heads"])
+@pytest.mark.parametrize("name", ["window, qk-norm", "sinks", "alibi", "seventy-one heads", "latents"])
 def test_whatever_the_attention(name: str) -> None:
     program = program_of(ATTENTIONS[name], "bfloat16")
     check_tree(lambda: cpu(program, threads=2), random_tree(5, 24), 57)
 
 
 @pytest.mark.parametrize("isa", [isa for isa in native.isas() if isa != native.best_isa()])
-@pytest.mark.parametrize("kv_dtype", ["bfloat16", "int8"])
-def test_on_every_instruction_set(kv_dtype: str, isa: str) -> None:
-    program = program_of(ATTENTIONS["sinks"], "bfloat16", kv_dtype=kv_dtype)
+@pytest.mark.parametrize(
+    ("name", "kv_dtype"), [(n, t) for n in ("sinks", "latents") for t in ("bfloat16", "int8")]
+)
+def test_on_every_instruction_set(name: str, kv_dtype: str, isa: str) -> None:
+    program = program_of(ATTENTIONS[name], "bfloat16", kv_dtype=kv_dtype)
     tree = random_tree(7, 16)
     check_tree(lambda: cpu(program, isa=isa), tree, 55)
     run_all = [run_prompt_and_tree(cpu(program, isa=one), tree, 55) for one in (isa, native.best_isa())]
@@ -147,9 +149,18 @@ def run_prompt_and_tree(executor: Executor, tree: Tree, start: int) -> np.ndarra
     return run(executor, tree.tokens, start, TABLE, tree=tree)
 
 
-def test_across_the_end_of_a_split_of_512() -> None:
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("kv_dtype", ["float32", "bfloat16", "int8"])
+def test_a_node_of_latents_has_the_bytes_of_decoding_it(kv_dtype: str, start: int) -> None:
+    dtype = "float32" if kv_dtype == "float32" else "bfloat16"
+    program = program_of(ATTENTIONS["latents"], dtype, kv_dtype=kv_dtype)
+    check_tree(lambda: cpu(program, threads=2), random_tree(start, 16), start)
+
+
+@pytest.mark.parametrize("name", ["plain", "latents"])
+def test_across_the_end_of_a_split_of_512(name: str) -> None:
     table = np.arange(1, 11, dtype=np.int32)[None]
-    program = program_of(ATTENTIONS["plain"], "bfloat16", max_context=640)
+    program = program_of(ATTENTIONS[name], "bfloat16", max_context=640)
     for start in (500, 511):
         tree = random_tree(start, 24)
         executor = cpu(program, num_blocks=24)

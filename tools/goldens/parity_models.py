@@ -290,8 +290,8 @@ LATENT_MODELS: dict[str, tuple[Any, dict[str, Any], int]] = {
     "deepseek_v3": (
         hf.DeepseekV3Config,
         LATENTS
-        | {"q_lora_rank": 40, "n_group": 4, "topk_group": 2, "num_experts_per_tok": 3}
-        | {"n_shared_experts": 1, "routed_scaling_factor": 2.5}
+        | {"q_lora_rank": 40, "n_group": 2, "topk_group": 1, "num_experts_per_tok": 4}
+        | {"n_shared_experts": 2, "routed_scaling_factor": 0.6}
         | rope(1e4, rope_type="yarn", mscale=1.0, mscale_all_dim=1.0, **YARN),
         70,
     ),

@@ -12,7 +12,7 @@ from penstock.config import EngineConfig, Plan
 from penstock.errors import ConfigError, ModelLoadError, OutOfMemoryError
 from penstock.kv.codec import CODECS
 from penstock.kv.groups import KVGroup, checkpoint_blocks, make_groups, split_blocks, total_bytes
-from penstock.model.spec import ModelSpec
+from penstock.model.spec import LatentAttentionSpec, ModelSpec
 from penstock.planner.machine import Machine
 
 KV_SHARE = 0.7  # of the memory left after the weights
@@ -65,6 +65,7 @@ def make_plan(config: EngineConfig, spec: ModelSpec, facts: Facts, machine: Mach
     dtype = "float32" if contract == "float32" else "bfloat16"
     reasons["dtype"] = f"follows the {contract} arithmetic"
     kv_dtype = _kv_dtype(config, dtype, reasons)
+    reasons["kv_dtype"] += _latents(spec)
     own = weight_format if facts.code_formats else facts.checkpoint_dtype
     has_own_weights = weight_format in (own, "float32") and contract != "int8"
     is_faithful = has_own_weights and CODECS[kv_dtype].exact
@@ -234,6 +235,13 @@ def _kv_dtype(config: EngineConfig, dtype: str, reasons: dict[str, str]) -> str:
         raise ConfigError(f"kv_dtype {config.kv_dtype!r} is none of auto, {', '.join(lossy)}.")
     reasons["kv_dtype"] = f"--kv-dtype {config.kv_dtype}: lossy"
     return config.kv_dtype
+
+
+def _latents(spec: ModelSpec) -> str:
+    """What is kept of a token where it is no key and value of each head."""
+    found = {layer.mixer for layer in spec.layers if isinstance(layer.mixer, LatentAttentionSpec)}
+    kept = (f"{m.latent_dim} + {m.rope_dim} numbers for all {m.num_heads} heads (MLA)" for m in found)
+    return "".join(f"; of each token {numbers}" for numbers in sorted(kept))
 
 
 def _block_size(config: EngineConfig, backend: str, reasons: dict[str, str]) -> int:

@@ -5,7 +5,15 @@ import pytest
 
 from penstock.config import EngineConfig, Plan
 from penstock.errors import ConfigError, ModelLoadError, OutOfMemoryError, PenstockError
-from penstock.model.spec import AttentionSpec, LayerSpec, MLPSpec, ModelSpec, NormSpec
+from penstock.model.spec import (
+    AttentionSpec,
+    LatentAttentionSpec,
+    LayerSpec,
+    MLPSpec,
+    ModelSpec,
+    NormSpec,
+    RopeSpec,
+)
 from penstock.planner.machine import Machine
 from penstock.planner.plan import Facts, make_plan
 
@@ -69,6 +77,15 @@ def test_beginnings_are_not_shared_where_rows_read_what_comes_after_them() -> No
 
     assert not made.prefix_cache
     assert "after" in made.reasons["prefix_cache"]
+
+
+def test_a_cache_of_latents_is_called_one() -> None:
+    norm, rope = NormSpec(1e-6), RopeSpec(64, 1e4, 4096)
+    latents = LatentAttentionSpec(16, 512, 128, 64, 128, 0.07, norm, rope)
+    made = plan(replace(spec(), layers=(replace(spec().layers[0], mixer=latents),)))
+
+    assert made.reasons["kv_dtype"].endswith("; of each token 512 + 64 numbers for all 16 heads (MLA)")
+    assert "MLA" not in plan().reasons["kv_dtype"]
 
 
 def test_int8_keys_and_values_are_lossy_and_say_so() -> None:
