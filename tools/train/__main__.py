@@ -34,10 +34,12 @@ def main() -> None:
     parser.add_argument("--max-minutes", type=float, help="end the stages of each model early after this")
     arguments = parser.parse_args()
     folders = Folders()
-    if arguments.fresh and folders.work.exists():
-        shutil.rmtree(folders.work)
+    if arguments.fresh:
+        shutil.rmtree(folders.work, ignore_errors=True)
+        folders.work.mkdir(parents=True)
+        folders.from_nothing.touch()
     corpus = data.load(arguments.docs, arguments.site or data.default_sites(), folders.corpus)
-    workshop = Workshop(corpus, folders, is_fresh=arguments.fresh, max_minutes=arguments.max_minutes)
+    workshop = Workshop(corpus, folders, max_minutes=arguments.max_minutes)
     if arguments.verb == "evaluate":
         workshop.evaluate(RECIPES.get(arguments.what, TINY))
         return
@@ -53,7 +55,6 @@ class Workshop:
 
     corpus: data.Corpus
     folders: Folders
-    is_fresh: bool
     max_minutes: float | None
 
     def make(self, recipe: Recipe) -> None:
@@ -74,13 +75,14 @@ class Workshop:
         progress = Run(
             recipe,
             tokenizer,
-            self._documents(teacher_name=recipe.teacher),
+            self._documents(recipe.teacher if any(stage.own for stage in recipe.stages) else ""),
             Places(work, self.folders.model(recipe.name)),
             start=lambda: self._beginning(recipe, tokenizer),
             teacher=teacher,
             time_limit_s=self.max_minutes * 60 if self.max_minutes else None,
         ).train()
         shutil.copy(work / "log.jsonl", record / "log.jsonl")
+        self.folders.finished(recipe.name).touch()
         print(f"{recipe.name}: steps {progress.done}, {progress.elapsed_s / 60:.1f} minutes")
 
     def make_heads(self) -> None:
@@ -90,7 +92,7 @@ class Workshop:
 
         folder = self.folders.model(TINY.name)
         log = self.folders.record(TINY.name) / "heads.jsonl"
-        documents = self._documents(teacher_name=TINY.name)
+        documents = self._documents(TINY.name)
         target, tokenizer = load_model(folder).bfloat16(), self._tokenizer(TINY)
         train_heads(target, tokenizer, documents, folder / "heads", log, max_minutes=self.max_minutes)
 
@@ -106,10 +108,14 @@ class Workshop:
         write_card(recipe, model, self.folders.record(recipe.name), measured)
 
     def _is_made(self, name: str) -> bool:
-        is_there = (self.folders.model(name) / "model.safetensors").is_file()
-        return is_there and (not self.is_fresh or (self.folders.state(name) / "log.jsonl").is_file())
+        """Say whether there are weights to begin with: of a run that ended, or committed ones."""
+        if self.folders.finished(name).is_file():
+            return True
+        is_begun = (self.folders.state(name) / "state.pt").is_file()
+        is_committed = (self.folders.model(name) / "model.safetensors").is_file()
+        return is_committed and not is_begun and not self.folders.from_nothing.is_file()
 
-    def _documents(self, *, teacher_name: str) -> list[Document]:
+    def _documents(self, teacher_name: str) -> list[Document]:
         from tools.train.own_text import own_documents
 
         documents = self.corpus.of("train")
@@ -128,7 +134,7 @@ class Workshop:
         older = self.folders.model(recipe.grown_from or recipe.teacher)
         weights = dict(load_model(older).state_dict())
         rows = weights["embed_tokens.weight"]
-        if recipe.teacher:
+        if not recipe.grown_from:
             return draft_beginning(rows, recipe.shape.hidden_size)
         old_tokenizer = Tokenizer.from_file(str(older / "tokenizer.json"))
         return {**weights, "embed_tokens.weight": with_vocabulary(rows, old_tokenizer, tokenizer)}

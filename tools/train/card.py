@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.train.curve import write_curve
-from tools.train.recipe import Recipe
+from tools.train.recipe import RECIPES, Recipe
 
 _LICENCE = """\
 The weights and the tokenizer in this folder are released under the Apache License 2.0.
@@ -38,7 +38,7 @@ def write_card(
         _held_out(measured["held_out"]),
         _written(measured),
         _acceptance(measured["acceptance"]),
-        _training(recipe, steps),
+        _training(recipe, steps, _before(recipe, record.parent)),
         _data(json.loads((record / "data.json").read_text())),
         (record / "notes.md").read_text() if (record / "notes.md").is_file() else "",
         _CLOSING,
@@ -115,33 +115,47 @@ The first two completions that parse, then three chats (code, JSON, a tool), gre
 def _acceptance(found: dict[str, Any]) -> str:
     if not found:
         return ""
-    chains = found["chains"]
+    chains, took = found["chains"], found["step_s"]
     return f"""\
 ## Guessing ahead
 `penstock-draft` ({found["draft_parameters"] / 1e6:.2f} million parameters) agrees with this model's \
 likeliest next token on {found["draft_greedy"]:.1%} of
 {found["tokens"]} tokens of held-out code; at T = 1 {found["draft_sampled"]:.1%} would be taken \
-(mean of sum(min(p, q))).
+(mean of sum(min(p, q))). The engine's native call for one token takes it {took["draft"] * 1e3:.2f} ms, \
+this model
+{took["target"] * 1e3:.2f} ms ({took["draft"] / took["target"]:.0%}; one thread, least of 96 by turns).
 Mean tokens taken from chains of 4 on this model's own greedy text: draft {chains["draft"]:.2f}, \
 Medusa-style heads {chains["medusa"]:.2f},
 feature head {chains["eagle"]:.2f} (`heads/`; docs/heads.md of the repository has the format).
 """
 
 
-def _training(recipe: Recipe, steps: list[dict[str, Any]]) -> str:
+def _before(recipe: Recipe, records: Path) -> list[str]:
+    """Say of each model that this one was grown from, the last first, what it had cost."""
+    said = []
+    while recipe.grown_from:
+        recipe = RECIPES[recipe.grown_from]
+        last = json.loads((records / recipe.name / "log.jsonl").read_text().splitlines()[-1])
+        tokens, minutes = last["num_tokens"] / 1e6, last["elapsed_s"] / 60
+        said.append(f"`{recipe.name}` ({tokens:.2f} million tokens, {minutes:.0f} minutes)")
+    return said
+
+
+def _training(recipe: Recipe, steps: list[dict[str, Any]], before: list[str]) -> str:
     stages = ", ".join(
         f"{sum(step['stage'] == stage for step in steps)} steps `{stage}`"
         for stage in dict.fromkeys(step["stage"] for step in steps)
     )
-    begun = f"It began with the weights of `{recipe.grown_from}`." if recipe.grown_from else ""
-    taught = f"`{recipe.teacher}` was its teacher." if recipe.teacher else ""
+    begun = f"It began with the weights of {', grown from '.join(before)}. " if before else ""
+    taught = f"`{recipe.teacher}` was its teacher. " if recipe.teacher else ""
     num_tokens, minutes = steps[-1]["num_tokens"], steps[-1]["elapsed_s"] / 60
     return f"""\
 ## Training
 {stages}, {num_tokens / 1e6:.2f} million tokens, {minutes:.0f} minutes of wall time
 on one CPU thread, at the lowest priority of a machine that others used as well, in bfloat16 with float32
 masters; Muon for the matrices, AdamW for embedding and norms; warm-up, a stable rate, a linear fall.
-{begun}{taught} `tools/train/README.md` says how to repeat it;
+{begun}{taught}
+`tools/train/README.md` says how to repeat it;
 `tools/train/record/{recipe.name}/` holds the log, the loss curve and the measurements.
 """
 

@@ -22,7 +22,7 @@ from tools.train.data import Corpus, data_list
 from tools.train.examples import functions, gaps
 from tools.train.heads import FeatureHead, MedusaHeads
 from tools.train.model import Decoder
-from tools.train.own_text import continued, openings
+from tools.train.own_text import continued, openings, step_seconds
 from tools.train.recipe import ModelShape
 from tools.train.sources import Document
 from torch.nn.functional import cross_entropy
@@ -206,6 +206,7 @@ def acceptances(paths: Paths, tokenizer: Tokenizer, model: Decoder, corpus: Corp
         "draft_sampled": round(on_text["sampled"], 4),
         "tokens": count,
         "chains": {name: round(taken, 3) for name, taken in in_chains.items()},
+        "step_s": dict(zip(("target", "draft"), step_seconds([paths.model, paths.draft]), strict=True)),
         "draft_parameters": sum(parameter.numel() for parameter in draft.parameters()),
     }
 

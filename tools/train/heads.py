@@ -6,15 +6,17 @@ arXiv:2401.15077; steps trained on the layer's own features as in EAGLE-3, arXiv
 docs/heads.md documents the stored format.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from tools.train.model import MLP, Decoder, RMSNorm, rope, rotate
+from tools.train.model import MLP, Decoder, RMSNorm, document_mask, rope, rotate
 from tools.train.recipe import ModelShape
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
 CHAIN = 4
+_RIDGE = 1e-4  # of the squares of what is known, so that directions no text uses stay small
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
@@ -55,8 +57,11 @@ class FeatureHead(nn.Module):
         self.norm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
 
     @torch.no_grad()
-    def begin_as(self, target: Decoder) -> None:
-        """Start from the target's last layer and final norm, reading token and hidden row half and half."""
+    def begin_as(self, target: Decoder, rows: Sequence[Tensor]) -> None:
+        """Start as the target's last layer and final norm, over the best linear guess of what enters them.
+
+        Token and hidden row -> the row that enters the last layer one place on: least squares over `rows`.
+        """
         last = target.layers[-1]
         for ours, theirs in (
             (self.mlp, last.mlp),
@@ -67,7 +72,19 @@ class FeatureHead(nn.Module):
         ):
             ours.load_state_dict(theirs.state_dict())
         width = self.shape.hidden_size
-        self.fc.weight.copy_(torch.cat((torch.eye(width), torch.eye(width)), dim=1) / 2)
+        products, wanted = torch.zeros(2 * width, 2 * width), torch.zeros(2 * width, width)
+        entering: list[Tensor] = []
+        hook = last.register_forward_pre_hook(lambda _, inputs: entering.append(inputs[0]))
+        for tokens in rows:
+            hidden = target(tokens, document_mask(tokens))
+            known = (
+                torch.cat((target.embed_tokens(tokens[:, 1:]), hidden[:, :-1]), dim=-1).flatten(0, 1).float()
+            )
+            products += known.T @ known
+            wanted += known.T @ entering.pop()[:, 1:].flatten(0, 1).float()
+        hook.remove()
+        ridge = _RIDGE * products.diagonal().diag()
+        self.fc.weight.copy_(torch.linalg.solve(products + ridge, wanted).T)
 
     def forward(self, hidden: Tensor, embedded: Tensor, num_steps: int) -> list[Tensor]:
         """Give features[s][rows, n]: step s of the chain that begins at place n, n < length - num_steps.

@@ -7,6 +7,7 @@ so that export is a copy. It has no KV cache and refuses nothing: inference is t
 from collections.abc import Iterator
 
 import torch
+from tools.train.attention import attend
 from tools.train.recipe import ModelShape
 from tools.train.token_loss import token_loss
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ class RMSNorm(nn.Module):
 class Attention(nn.Module):
     """Grouped-query attention with rotary positions (halves rotated, as Llama checkpoints expect).
 
-    Causal; where `mask` [rows, 1, length, length] is given, it says all that a token may see.
+    Causal; where `bias` [rows, length, length] is given, it is added to the scores.
     """
 
     def __init__(self, shape: ModelShape) -> None:
@@ -41,7 +42,7 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(shape.hidden_size, self._kv_heads * self._width, bias=False)
         self.o_proj = nn.Linear(self._heads * self._width, shape.hidden_size, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor | None) -> Tensor:
         rows, length, _ = x.shape
         q = self.q_proj(x).view(rows, length, self._heads, self._width).transpose(1, 2)
         k = self.k_proj(x).view(rows, length, self._kv_heads, self._width).transpose(1, 2)
@@ -50,7 +51,11 @@ class Attention(nn.Module):
         k = rotate(k, cos, sin).repeat_interleave(group, dim=1)
         v = v.repeat_interleave(group, dim=1)
         q = rotate(q, cos, sin)
-        y = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+        if bias is None:
+            y = scaled_dot_product_attention(q, k, v, is_causal=True)
+        else:
+            scaled = q * self._width**-0.5
+            y = attend(scaled.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), bias).view(q.shape)
         out: Tensor = self.o_proj(y.transpose(1, 2).reshape(rows, length, -1))
         return out
 
@@ -79,8 +84,8 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
         self.mlp = MLP(shape)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask)
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, bias: Tensor | None) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, bias)
         out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return out
 
@@ -96,10 +101,14 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        cos, sin = rope(tokens.shape[1], self.shape, self.embed_tokens.weight.dtype)
+        """`mask` [rows, length, length] says what each token may see; without it, all that is before it."""
         x = self.embed_tokens(tokens)
+        cos, sin = rope(tokens.shape[1], self.shape, x.dtype)
+        bias = None
+        if mask is not None:
+            bias = torch.zeros(mask.shape, dtype=x.dtype).masked_fill_(~mask, float("-inf"))
         for layer in self.layers:
-            x = layer(x, cos, sin, mask)
+            x = layer(x, cos, sin, bias)
         out: Tensor = self.norm(x)
         return out
 
@@ -141,7 +150,7 @@ def document_mask(tokens: Tensor) -> Tensor:
     """Say for every row of tokens what each may see: itself and what is before it in its own document."""
     documents = (tokens == BEGIN_ID).cumsum(dim=1)
     causal = torch.ones(tokens.shape[1], tokens.shape[1], dtype=torch.bool).tril()
-    return (documents[:, None, :, None] == documents[:, None, None, :]) & causal
+    return (documents[:, :, None] == documents[:, None, :]) & causal
 
 
 def rope(length: int, shape: ModelShape, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

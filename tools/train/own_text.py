@@ -13,7 +13,8 @@ from tools.train.sources import Document
 
 _OPENING_CHARS = 500
 _BATCH = 32
-_NUM_TEXTS, _TEXT_TOKENS = 128, 192  # at each temperature
+_NUM_TEXTS, _TEXT_TOKENS = 88, 192  # at each temperature
+_TEMPERATURES = (0.0, 0.6, 1.0)  # speculation meets greedy text most often
 
 
 def continued(
@@ -40,6 +41,24 @@ def continued(
     ]
 
 
+def step_seconds(folders: Sequence[Path], *, rounds: int = 3) -> list[float]:
+    """Least time of the engine's native call for one token of each model: one thread, 128 tokens before it.
+
+    The models take turns, so that what else a machine does meets all of them.
+    """
+    from penstock.bench.workload import Bench
+    from penstock.config import EngineConfig
+    from penstock.engine.build import load_model
+
+    benches = [Bench(load_model(str(folder), EngineConfig(threads=1))) for folder in folders]
+    least = [float("inf")] * len(benches)
+    for _ in range(rounds):
+        for number, bench in enumerate(benches):
+            ns = bench.profile_decode(1, 128, 32)[:, :, 1].sum(axis=1)
+            least[number] = min(least[number], float(ns.min()) / 1e9)
+    return least
+
+
 def openings(documents: Sequence[Document], count: int, seed: int) -> list[str]:
     """Pieces of `count` documents, each beginning at a line: what a model is to go on from."""
     chance = random.Random(seed)
@@ -52,11 +71,11 @@ def openings(documents: Sequence[Document], count: int, seed: int) -> list[str]:
 
 
 def own_documents(folder: Path, documents: Sequence[Document], stored: Path) -> list[Document]:
-    """Let the model in `folder` go on from openings of `documents`, half at T = 0.5, half at T = 1; once."""
+    """Let the model in `folder` go on from openings of `documents`, once, at each of a few temperatures."""
     if not stored.is_file():
         code = [document for document in documents if document.kind == "code"]
         texts = []
-        for seed, temperature in ((1, 0.5), (2, 1.0)):
+        for seed, temperature in enumerate(_TEMPERATURES):
             begun = openings(code, _NUM_TEXTS, seed)
             written = continued(folder, begun, max_tokens=_TEXT_TOKENS, temperature=temperature, seed=seed)
             texts += [opening + text for opening, (_, _, text) in zip(begun, written, strict=True)]

@@ -6,13 +6,14 @@ stream without padding; <|begin|> marks a document's edge, across which attentio
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 import numpy as np
 from tokenizers import Tokenizer
 from tools.train import tokenizer as names
-from tools.train.examples import Gap, Turn, chat_turns, gaps
+from tools.train.examples import Gap, Turn, chat_turns, functions, gaps
 from tools.train.recipe import Stage
 from tools.train.sources import Document
 
@@ -34,7 +35,10 @@ class Packer:
         self, tokenizer: Tokenizer, documents: Sequence[Document], stage: Stage, *, seed: int
     ) -> None:
         self._tokenizer, self._stage, self._seed = tokenizer, stage, seed
-        self._documents = documents
+        self._by_kind = {
+            kind: in_order((one for one in documents if one.kind == kind), seed)
+            for kind in ("code", "prose", "own")
+        }
         self._id = names.special_ids(tokenizer)
         self._plain: dict[str, Piece] = {}  # made when first asked for: a stage may never see most of them
 
@@ -64,7 +68,7 @@ class Packer:
     def epoch_rows(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Give the tokens and targets of one epoch, each int64 [rows, row_tokens], shuffled."""
         chance = random.Random(f"{self._seed} {self._stage.name} {epoch}")
-        pieces = self._pieces(chance)
+        pieces = self._pieces(chance, epoch)
         chance.shuffle(pieces)
         tokens = np.concatenate([piece.tokens for piece in pieces])
         learned = np.concatenate([piece.learned for piece in pieces])
@@ -88,19 +92,22 @@ class Packer:
                 step += 1
             epoch += 1
 
-    def _pieces(self, chance: random.Random) -> list[Piece]:
-        stage, by_kind = self._stage, {"code": [], "prose": [], "own": []}  # type: dict[str, list[Document]]
-        for document in self._documents:
-            by_kind[document.kind].append(document)
-        shown = [
-            document
-            for kind, weight in (("code", stage.code), ("prose", stage.prose), ("own", stage.own))
-            for document in _sampled(by_kind[kind], weight, chance)
+    def _pieces(self, chance: random.Random, epoch: int) -> list[Piece]:
+        stage = self._stage
+
+        def shown(documents: Sequence[Document], share: float) -> list[Document]:
+            return window(documents, share, stage.shown_from + epoch * share)
+
+        pieces = [
+            self._plain_of(document)
+            for kind, share in (("code", stage.code), ("prose", stage.prose), ("own", stage.own))
+            for document in shown(self._by_kind[kind], share)
         ]
-        pieces = [self._plain_of(document) for document in shown]
-        code = by_kind["code"]
-        pieces += [self.chat(turn) for turn in chat_turns(_sampled(code, stage.chat, chance), chance)]
-        pieces += [self.fim(gap) for gap in gaps(_sampled(code, stage.fim, chance), chance)]
+        last_first = self._by_kind["code"][::-1]  # examples come from files that were not shown whole yet
+        for document in shown(last_first, stage.functions):
+            pieces += [self.plain(function.source) for function in functions(document)]
+        pieces += [self.chat(turn) for turn in chat_turns(shown(last_first, stage.chat), chance)]
+        pieces += [self.fim(gap) for gap in gaps(shown(last_first, stage.fim), chance)]
         return pieces
 
     def _plain_of(self, document: Document) -> Piece:
@@ -118,7 +125,12 @@ def _piece(shown: list[int], learned: list[int]) -> Piece:
     return Piece(np.array(shown + learned, dtype=np.int64), flags)
 
 
-def _sampled(documents: list[Document], weight: float, chance: random.Random) -> list[Document]:
-    """Give `weight` times the documents: whole copies, and a sample for the fraction."""
-    whole = int(weight)
-    return documents * whole + chance.sample(documents, round((weight - whole) * len(documents)))
+def in_order(documents: Iterable[Document], seed: int) -> list[Document]:
+    """Shuffle by a hash of path and seed, which a change of other documents does not touch."""
+    return sorted(documents, key=lambda one: sha256(f"{seed} {one.path}".encode()).digest())
+
+
+def window(documents: Sequence[Document], share: float, first: float) -> list[Document]:
+    """Give `share` times the documents, from `first` times on, going round and round."""
+    count = len(documents)
+    return [documents[place % count] for place in range(round(first * count), round((first + share) * count))]

@@ -6,7 +6,7 @@ Called by __main__.py. Shipped models lie in the package, others beside the reci
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.train.recipe import DRAFT, SPROUT, TINY
+from tools.train.recipe import DRAFT, SAPLING, SPRIG, SPROUT, TINY
 
 _ROOT = Path(__file__).parents[2]
 
@@ -31,6 +31,15 @@ class Folders:
     def state(self, name: str) -> Path:
         return self.work / name
 
+    def finished(self, name: str) -> Path:
+        """A mark that a run of this model has ended."""
+        return self.state(name) / "finished"
+
+    @property
+    def from_nothing(self) -> Path:
+        """A mark that committed weights do not count, so that a killed `make --fresh` goes on as one."""
+        return self.work / "from-nothing"
+
     def record(self, name: str) -> Path:
         return self.root / "tools" / "train" / "record" / name
 
@@ -38,6 +47,6 @@ class Folders:
         """The checkpoint: in the package if shipped, beside the recipes if grown from, else in build."""
         if name in (TINY.name, DRAFT.name):
             return self.root / "src" / "penstock" / "models" / name
-        if name == SPROUT.name:
+        if name in (SPROUT.name, SAPLING.name, SPRIG.name):
             return self.root / "tools" / "train" / "stages" / name
         return self.work / f"{name}-model"

@@ -28,9 +28,12 @@ class Stage:
     """A stretch of training on one mixture, its rate going linearly between two multiples of the recipe's.
 
     `code`, `prose`, `chat` and `fim` say how much of each kind of text an epoch holds: 2 shows every text
-    twice, 0.5 shows half of them; `own` is text that the teacher wrote. `teaching` is the share of a
-    target's weight that goes to the teacher's probabilities. `num_layers` is how many the network grows to
-    before it; 0 leaves them. `time_share` is the stage's part of a time limit, if a run has one.
+    twice, 0.5 shows half of them; `own` is text that the teacher wrote, `functions` are documented functions
+    of code, each alone. Texts come in one order for all stages of a recipe, and `shown_from` says where in it
+    the first epoch begins; the next goes on there, so that none comes again before all were shown.
+    `teaching` is the share of a target's weight that goes to the teacher's probabilities. `num_layers` is
+    how many the network grows to before it; 0 leaves them. `time_share` is the stage's part of a time limit,
+    if a run has one.
     """
 
     name: str
@@ -42,6 +45,8 @@ class Stage:
     chat: float
     fim: float
     own: float = 0.0
+    functions: float = 0.0
+    shown_from: float = 0.0
     teaching: float = 0.0
     first_rate: float = 1.0
     last_rate: float = 0.0
@@ -58,7 +63,7 @@ class Recipe:
     """One model, from nothing or from a smaller one to weights: warm-up, a stable rate, then falls (WSD).
 
     `grown_from` names the recipe whose weights it begins with; `teacher` the one that stages may learn from,
-    and whose embedding it begins with.
+    and whose embedding it begins with where it is grown from nothing.
     """
 
     name: str
@@ -90,17 +95,35 @@ SPROUT = Recipe(
         Stage("settle", 200, 2, 2048, code=0.4, prose=0.05, chat=0.6, fim=0.05, first_rate=0.6),
     ),
 )
-TINY = Recipe(
-    name="penstock-tiny",
+SAPLING = Recipe(
+    name="penstock-sapling",
     shape=ModelShape(vocab_size=8192, num_layers=12),
     grown_from=SPROUT.name,
     warmup_steps=15,
     muon_rate=0.012,
     adam_rate=0.003,
     stages=(
-        Stage("transfer", 240, 12, 256, 0.1, 0.03, 0, 0, last_rate=1.0, time_share=0.25),
-        Stage("stable", 2000, 8, 512, 0.1, 0.03, 0, 0, last_rate=1.0, num_layers=12, time_share=0.35),
-        Stage("anneal", 600, 4, 1024, 0.1, 0.02, chat=0.05, fim=0.05, time_share=0.4),
+        Stage("transfer", 185, 12, 256, 0.1, 0.03, 0, 0, last_rate=1.0, time_share=0.25),
+        Stage("stable", 63, 8, 512, 0.1, 0.03, 0, 0, last_rate=1.0, num_layers=12, time_share=0.35),
+        Stage("anneal", 62, 4, 1024, 0.1, 0.02, chat=0.05, fim=0.05, time_share=0.4),
+    ),
+)
+TINY = Recipe(
+    name="penstock-tiny",
+    shape=ModelShape(vocab_size=8192, num_layers=12),
+    grown_from=SAPLING.name,
+    seed=21,
+    warmup_steps=10,
+    muon_rate=0.008,
+    adam_rate=0.002,
+    stages=(
+        Stage("stable", 4000, 6, 512, 0.1, 0.06, 0, 0, last_rate=1.0, time_share=0.5),
+        Stage("fall", 2000, 6, 512, 0.05, 0.02, 0.01, 0.02, 0, 0.12, 0.1, last_rate=0.5, time_share=0.27),
+        Stage(
+            *("settle", 2000, 3, 1024, 0.05, 0.02, 0.01, 0.02, 0, 0.15, 0.22),
+            first_rate=0.5,
+            time_share=0.23,
+        ),
     ),
 )
 SMALL = Recipe(
@@ -118,23 +141,27 @@ SMALL = Recipe(
         Stage("anneal", 4000, 8, 2048, 0.1, 0.03, chat=0.06, fim=0.06, time_share=0.25),
     ),
 )
-DRAFT = Recipe(
-    name="penstock-draft",
-    shape=ModelShape(
-        vocab_size=8192,
-        hidden_size=128,
-        intermediate_size=384,
-        num_layers=2,
-        num_heads=2,
-        num_kv_heads=1,
-    ),
-    teacher=TINY.name,
-    warmup_steps=8,
-    muon_rate=0.02,
-    adam_rate=0.004,
+_DRAFT_SHAPE = ModelShape(
+    vocab_size=8192, hidden_size=128, intermediate_size=384, num_layers=2, num_heads=2, num_kv_heads=1
+)
+SPRIG = Recipe(
+    name="penstock-sprig",
+    shape=_DRAFT_SHAPE,
+    teacher=SAPLING.name,
+    warmup_steps=10,
     stages=(
-        Stage("distil", 700, 8, 256, 0.05, 0, 0, 0, own=1.0, teaching=0.9, last_rate=1.0, time_share=0.4),
-        Stage("settle", 700, 8, 256, 0.05, 0, chat=0.01, fim=0, own=1.0, teaching=0.9, time_share=0.6),
+        Stage("stable", 4000, 4, 512, code=0.2, prose=0.0, chat=0.0, fim=0.0, last_rate=1.0, time_share=0.7),
+        Stage("fall", 2000, 4, 512, 0.1, 0.0, 0.0, 0.0, shown_from=0.2, last_rate=0.4, time_share=0.3),
     ),
 )
-RECIPES = {recipe.name: recipe for recipe in (SPROUT, TINY, SMALL, DRAFT)}
+DRAFT = Recipe(
+    name="penstock-draft",
+    shape=_DRAFT_SHAPE,
+    grown_from=SPRIG.name,
+    teacher=TINY.name,
+    warmup_steps=8,
+    stages=(
+        Stage("distil", 700, 4, 512, 0.02, 0, 0, 0, own=1.0, shown_from=0.3, teaching=0.9, first_rate=0.5),
+    ),
+)
+RECIPES = {recipe.name: recipe for recipe in (SPROUT, SAPLING, TINY, SMALL, SPRIG, DRAFT)}

@@ -79,6 +79,31 @@ def test_a_document_in_a_packed_row_does_not_see_the_one_before(model: "object")
     assert not torch.allclose(without_mask[0, 4:], without_mask[1, 4:], atol=1e-3)
 
 
+def test_attention_in_blocks_is_attention_with_its_gradients() -> None:
+    from tools.train.attention import attend
+
+    torch.manual_seed(0)
+    length = 300  # two whole blocks and a part of one
+    tokens = torch.ones(2, length, dtype=torch.long)
+    tokens[0, [70, 140, 290]] = 0
+    from tools.train.model import document_mask
+
+    mask = document_mask(tokens)
+    bias = torch.zeros(mask.shape).masked_fill(~mask, float("-inf"))
+    ours = [torch.randn(4, length, 16, requires_grad=True) for _ in range(3)]
+    plain = [tensor.detach().clone().requires_grad_() for tensor in ours]
+    upstream = torch.randn(4, length, 16)
+    found = attend(ours[0] / 4, ours[1], ours[2], bias)
+    found.backward(upstream)
+    q, k, v = (tensor.view(2, 2, length, 16) for tensor in plain)
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None])
+    expected.backward(upstream.view(2, 2, length, 16))
+
+    assert torch.allclose(found, expected.flatten(0, 1), atol=1e-5)
+    for mine, theirs in zip(ours, plain, strict=True):
+        assert torch.allclose(mine.grad, theirs.grad, atol=1e-5)
+
+
 def test_a_deeper_network_begins_with_the_same_logits(model: "object") -> None:
     from tools.train.grow import deepened
     from tools.train.model import Decoder
@@ -137,6 +162,26 @@ def test_a_chain_of_features_is_what_step_by_step_drafting_gives() -> None:
         plain = head(torch.cat((mixed, mixed[:, -1:]), 1), embedded[:, : mixed.shape[1] + 1], 1)[0]
         assert torch.allclose(plain[0, -1], whole[step][0, place], atol=1e-5)
         mixed = torch.cat((mixed, whole[step][:, place : place + 1]), 1)
+
+
+def test_a_fitted_feature_head_knows_what_a_linear_target_does_next() -> None:
+    """Where the target's last layer sees token and hidden row linearly, the first guess is already right."""
+    from tools.train.heads import FeatureHead
+    from tools.train.model import Decoder, init_weights
+
+    target = Decoder(replace(SHAPE, num_layers=1))  # what enters its last layer is the embedding itself
+    init_weights(target, seed=4)
+    torch.manual_seed(0)
+    rows = [torch.randint(1, 97, (4, 40)) for _ in range(6)]
+    head = FeatureHead(target.shape)
+    head.begin_as(target, rows)
+    with torch.no_grad():
+        hidden = target(rows[0])
+        feature = head(hidden, target.embed_tokens(rows[0]), 1)[0]
+        missed = (feature - hidden[:, 1:]).square().mean() / hidden[:, 1:].square().mean()
+
+    assert torch.allclose(head.fc.weight[:, :32], torch.eye(32), atol=0.01)
+    assert missed < 0.1  # what is left: the first token, which the head's attention does not see
 
 
 def test_acceptance_of_a_target_by_itself_is_whole() -> None:

@@ -3,6 +3,7 @@
 import ast
 import json
 import random
+from dataclasses import replace
 from itertools import islice
 
 import jinja2
@@ -11,7 +12,7 @@ import pytest
 from tokenizers import Tokenizer
 from tools.train import tokenizer as names
 from tools.train.examples import Turn, chat_turns, functions, gaps
-from tools.train.packing import IGNORED, Packer
+from tools.train.packing import IGNORED, Packer, in_order, window
 from tools.train.recipe import Stage
 from tools.train.sources import Document
 
@@ -83,6 +84,32 @@ def test_another_seed_gives_other_rows(
     other = Packer(tokenizer, documents, MIXED, seed=4)
 
     assert not np.array_equal(packer.epoch_rows(0)[0][0], other.epoch_rows(0)[0][0])
+
+
+def test_no_document_comes_again_before_all_were_shown(documents: list[Document]) -> None:
+    ordered = in_order(documents, seed=5)
+    shown = [one.path for part in range(4) for one in window(ordered, 0.25, 0.25 * part)]
+
+    assert sorted(shown) == sorted(document.path for document in documents)
+    assert window(ordered, 0.5, 0.8) == [*ordered[-2:], *ordered[:3]]
+    assert len(window(ordered, 2.5, 0.0)) == 25
+
+
+def test_what_other_documents_are_there_does_not_change_the_order(documents: list[Document]) -> None:
+    ordered = in_order(documents, seed=5)
+
+    assert in_order(documents[:6], seed=5) == [one for one in ordered if one in documents[:6]]
+    assert in_order(documents, seed=6) != ordered
+
+
+def test_functions_are_shown_alone_and_end(tokenizer: Tokenizer, documents: list[Document]) -> None:
+    stage = replace(MIXED, code=0.0, prose=0.0, chat=0.0, fim=0.0, functions=1.0)
+    rows, _ = Packer(tokenizer, documents, stage, seed=3).epoch_rows(0)
+    text = tokenizer.decode(list(rows.flatten()), skip_special_tokens=False)
+
+    assert "def perimeter(self" in text
+    assert "<|begin|>def " in text
+    assert "import os" not in text
 
 
 def test_a_target_is_the_next_token_or_not_learned(packer: Packer) -> None:
