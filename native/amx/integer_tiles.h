@@ -26,6 +26,7 @@ struct TileScratch {
 // scratch): the chunk as signed bytes, and scales(work, block, num_k, group, half): sixteen fp32 scales.
 template <class Source>
 struct IntegerTiles {
+    static constexpr int64_t kRowGroup = 512;  // unpacking a panel is dear beside tiles
     static constexpr int64_t kTileK = Source::G < 64 ? Source::G : 64;  // k of one product
 
     static void accumulate(const IntegerWork& work) {

@@ -27,6 +27,7 @@ struct BlockRun {
 // weights that come from memory, else up to kBlockRows rows and weights from a cache.
 template <class Kernel>
 struct BlockDriver {
+    static constexpr int64_t kRowGroup = 128;  // their codes stay in L2 from panel to panel
     using Run = void(const BlockRun&) noexcept;
 
     template <int R, bool kStream>
@@ -81,10 +82,13 @@ struct BlockDriver {
     }
 };
 
-// Before step `step` of 64 k.
-PENSTOCK_INLINE void prefetch_lines(const BlockRun& at, int64_t step) {
+// Before step `step` of 64 k, whose codes these are: weights on their way to L2, and the codes of the step
+// after the next to L1: rows lie in pieces of 64 bytes a step, and no hardware prefetcher follows those.
+template <int R>
+PENSTOCK_INLINE void prefetch_lines(const BlockRun& at, int64_t step, const int8_t* codes) {
     const std::byte* line = at.ahead + step * at.ahead_lines * 64;
     for (int64_t i = 0; i < at.ahead_lines; ++i) __builtin_prefetch(line + i * 64, 0, 2);
+    for (int m = 0; m < R; ++m) __builtin_prefetch(codes + (2 * kTileRows + m) * 64);
 }
 
 #if defined(__AVX512F__)

@@ -82,7 +82,7 @@ struct Int4 : BlockDriver<Int4<G>> {
             if constexpr (G == 128) begin<R, 2>(starts[0] + at.lane, c, 0);
             for (int64_t step = 0; step < steps; ++step, codes += kTileRows * 64) {
                 const std::byte* const weights = block + step * kStepBytes;
-                if constexpr (!kStream) prefetch_lines(at, k / 64 + step);
+                if constexpr (!kStream) prefetch_lines<R>(at, k / 64 + step, codes);
 #pragma GCC unroll 2
                 for (int first = 0; first < 2; first += kTiles) {
                     const int8_t* const here = reload(codes);

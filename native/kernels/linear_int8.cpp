@@ -31,7 +31,7 @@ struct Int8 : BlockDriver<Int8> {
 #pragma GCC unroll 16
             for (int m = 0; m < R; ++m) c[m][0] = c[m][1] = _mm512_set1_epi32(start[at.lane + m]);
             for (int64_t step = 0; step < steps; ++step, weights += kStepBytes, codes += kTileRows * 64) {
-                if constexpr (!kStream) prefetch_lines(at, k / 64 + step);
+                if constexpr (!kStream) prefetch_lines<R>(at, k / 64 + step, codes);
 #pragma GCC unroll 2
                 for (int first = 0; first < 2; first += kTiles) {
                     const int8_t* const here = reload(codes);

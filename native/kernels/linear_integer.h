@@ -15,7 +15,6 @@
 namespace penstock::PENSTOCK_ISA {
 
 constexpr int64_t kBlockK = 128;
-constexpr int64_t kRowGroup = 512;  // rows whose sums wait in scratch: 64 KB a panel
 
 struct IntegerWork {
     const PackedWeight& w;
@@ -45,16 +44,17 @@ struct IntegerWork {
     }
 };
 
-// Kernel brings accumulate(IntegerWork).
+// Kernel brings accumulate(IntegerWork) and kRowGroup: rows that meet a panel before the next one does.
 template <class Kernel>
 PENSTOCK_INLINE void run_integer(const PackedWeight& w, const Operand& a, int64_t rows, const LinearOut& out,
                                  int64_t panel_begin, int64_t panel_end, std::byte* scratch) {
     float* const sums = reinterpret_cast<float*>(scratch);
-    float* const halves = sums + kRowGroup * kPanel;
-    std::byte* const rest = reinterpret_cast<std::byte*>(halves + kRowGroup * kPanel);
+    float* const halves = sums + Kernel::kRowGroup * kPanel;
+    std::byte* const rest = reinterpret_cast<std::byte*>(halves + Kernel::kRowGroup * kPanel);
     const int64_t blocks = (w.k_padded + kBlockK - 1) / kBlockK;
-    for (int64_t row = 0; row < rows; row += kRowGroup) {
-        const int64_t count = rows - row < kRowGroup ? rows - row : kRowGroup, floats = count * kPanel;
+    for (int64_t row = 0; row < rows; row += Kernel::kRowGroup) {
+        const int64_t left = rows - row, count = left < Kernel::kRowGroup ? left : Kernel::kRowGroup;
+        const int64_t floats = count * kPanel;
         for (int64_t p = panel_begin; p < panel_end; ++p) {
             const std::byte* const panel = w.data + p * w.panel_bytes;
             std::memset(sums, 0, static_cast<std::size_t>(floats) * 4);

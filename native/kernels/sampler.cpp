@@ -9,8 +9,8 @@
 //        index: those with less than typical_p of the mass before them
 //   t    argmax of noise(seed, position, t) - d, ties to the lowest index. T < 1e-5: argmax of w
 //
-// Scratch (sample_scratch_bytes): copies of edited chunks [V] | two key arrays [V] u64 | edits [V] twice |
-// maxima and chunks of two rows | 64 KiB.
+// Scratch (sample_scratch_bytes): copies of edited chunks [V] | two key arrays [V] u64 | edits: token,
+// before, after [V/2] | maxima and chunks of two rows | 64 KiB.
 #include "sampler_cut.h"
 #include "sampler_search.h"
 
@@ -43,7 +43,15 @@ Space divide(std::byte* scratch, int64_t vocab) {
     float* nothing = take_floats(kChunk);
     for (int64_t i = 0; i < kChunk; i += kLanes) store(nothing + i, set1(-kInfinity));
     s.cut.histogram = reinterpret_cast<uint32_t*>(take(kRadix * 4));
-    s.edits = {take_floats(v), nothing, take_floats(v), take_floats(v), 0, v, false};
+    const int64_t capacity = v / 2;
+    s.edits = {take_floats(v),
+               nothing,
+               reinterpret_cast<int32_t*>(take_floats(capacity)),
+               take_floats(capacity),
+               take_floats(capacity),
+               0,
+               capacity,
+               false};
     s.cut.a = reinterpret_cast<uint64_t*>(take(v * 8));
     s.cut.b = reinterpret_cast<uint64_t*>(take(v * 8));
     return s;
@@ -142,7 +150,8 @@ void top_logits(const Row& row, int64_t k, int32_t* tokens, float* logits) {
 uint64_t without(const Edits& edits, const Row& raw, uint64_t total) {
     for (int64_t i = 0; i < edits.count; i += kLanes) {
         const int n = static_cast<int>(edits.count - i < kLanes ? edits.count - i : kLanes);
-        F16 x[2] = {load_n(edits.before + i, n) - raw.highest, load_n(edits.after + i, n) - raw.highest};
+        F16 x[2] = {clean(load_n(edits.before + i, n)) - raw.highest,
+                    clean(load_n(edits.after + i, n)) - raw.highest};
         masses_as_float(x);
         const Masses before = as_integers(x[0]), after = as_integers(x[1]);
         for (int lane = 0; lane < n; ++lane)
@@ -183,25 +192,27 @@ void sample(const SampleArgs& a, int64_t r, std::byte* scratch) noexcept {
         a.history_start[r + 1] > a.history_start[r] &&
         (a.repetition_penalty[r] != 1.0f || a.presence_penalty[r] != 0.0f || a.frequency_penalty[r] != 0.0f);
     Space space = divide(scratch, a.vocab);
-    const Row raw = make_row(a.logits + r * a.vocab, a.vocab, space.chunks, space.maxima, space.tail);
+    Row raw = make_row(a.logits + r * a.vocab, a.vocab, space.chunks, space.maxima, space.tail);
     uint64_t mass = 0;
     if (!scores) {
         Row row = raw;
+        const int64_t num_edits =
+            a.history_start[r + 1] - a.history_start[r] + a.bias_start[r + 1] - a.bias_start[r];
         const bool is_edited = allowed || is_penalized || a.bias_start[r + 1] > a.bias_start[r];
-        if (is_edited || a.typical_p[r] < 1.0f) {
+        if (allowed || a.typical_p[r] < 1.0f || num_edits > space.edits.capacity) {
             const auto num_chunks = static_cast<std::size_t>(raw.num_chunks);
             row.chunks = space.edited_chunks;
             row.maxima = space.edited_maxima;
             std::memcpy(row.chunks, raw.chunks, num_chunks * sizeof(float*));
             std::memcpy(row.maxima, raw.maxima, num_chunks * kLanes * sizeof(float));
-            if (is_edited) edit(a, r, allowed, space.edits, row);
         }
+        if (is_edited) edit(a, r, allowed, space.edits, row);
         row.rate = 1.0f / a.temperature[r];
         const Drawn drawn = choose(a, r, row, allowed, space);
         a.sampled[r] = drawn.token;
-        const bool counts_alike = row.rate == 1.0f && row.highest == raw.highest && !space.edits.is_masked &&
-                                  space.edits.count <= space.edits.capacity;
+        const bool counts_alike = row.rate == 1.0f && row.highest == raw.highest && !space.edits.has_copies;
         if (wants_report && counts_alike && drawn.mass) mass = without(space.edits, raw, drawn.mass);
+        undo(raw, space.edits);
     }
     if (wants_report) report(a, r, raw, mass);
 }

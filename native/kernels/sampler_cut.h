@@ -1,5 +1,6 @@
 // Cuts: top-k, top-p, min-p as one last key in the order of (distance, index); typical-p as a smaller row.
 #pragma once
+#include "sampler_edit.h"
 #include "sampler_mass.h"
 
 namespace penstock::PENSTOCK_ISA {

@@ -96,7 +96,7 @@ constexpr float kNothing[kLanes] = {-kInfinity, -kInfinity, -kInfinity, -kInfini
                                     -kInfinity, -kInfinity, -kInfinity, -kInfinity, -kInfinity, -kInfinity,
                                     -kInfinity, -kInfinity, -kInfinity, -kInfinity};
 
-// A row seen in chunks of 256 logits. Edits copy the chunks that they touch, so a chunk may lie anywhere.
+// A row seen in chunks of 256 logits, which may lie anywhere.
 struct Row {
     int64_t vocab, num_chunks;
     const float** chunks;  // [num_chunks]; the last is padded with -inf
@@ -165,7 +165,10 @@ Row make_row(const float* x, int64_t vocab, const float** chunks, float* maxima,
         for (int64_t i = 0; i < kChunk; ++i) tail[i] = whole + i < vocab ? x[whole + i] : -kInfinity;
         chunks[row.num_chunks - 1] = tail;
     }
-    for (int64_t c = 0; c < row.num_chunks; ++c) store(maxima + c * kLanes, maxima_of(chunks[c]));
+    for (int64_t c = 0; c < row.num_chunks; ++c) {
+        for (int64_t i = 0; i < kChunk; i += kLanes) __builtin_prefetch(chunks[c] + 4 * kChunk + i);
+        store(maxima + c * kLanes, maxima_of(chunks[c]));
+    }
     find_highest(row);
     return row;
 }
@@ -196,85 +199,6 @@ int32_t lowest_allowed(const SampleArgs& a, int64_t r, const uint32_t* allowed) 
             if (good) return static_cast<int32_t>(i);
         }
     return 0;
-}
-
-// Copies of the chunks that edits touch, beside the chunks of the raw row.
-struct Edits {
-    float* copies;          // [num_chunks][256]: chunk c, once it is touched
-    const float* nothing;   // a chunk of -inf
-    float *before, *after;  // [capacity]: each edited logit, in order, duplicates too
-    int64_t count, capacity;
-    bool is_masked;
-};
-
-PENSTOCK_INLINE float* own(Row& row, int64_t c, Edits& edits) {
-    float* copy = edits.copies + c * kChunk;
-    if (row.chunks[c] != copy) {
-        std::memcpy(copy, row.chunks[c], kChunk * sizeof(float));
-        row.chunks[c] = copy;
-    }
-    return copy;
-}
-
-PENSTOCK_INLINE void replace(Row& row, int64_t token, float value, Edits& edits) {
-    float& w = own(row, token / kChunk, edits)[token % kChunk];
-    if (edits.count < edits.capacity) {
-        edits.before[edits.count] = clean_1(w);
-        edits.after[edits.count] = clean_1(value);
-    }
-    ++edits.count;
-    w = value;
-}
-
-void mask_chunk(Row& row, int64_t c, const uint32_t* allowed, Edits& edits) {
-    constexpr int64_t kWords = kChunk / 32;
-    uint32_t words[kWords] = {}, any = 0, all = ~0U;
-    for (int64_t i = 0; i < kWords && (c * kWords + i) * 32 < row.vocab; ++i)
-        words[i] = allowed[c * kWords + i];
-    for (const uint32_t word : words) {
-        any |= word;
-        all &= word;
-    }
-    if (any == 0) {
-        row.chunks[c] = edits.nothing;
-        store(row.maxima + c * kLanes, set1(-kInfinity));
-    }
-    if (any == 0 || all == ~0U) return;
-    float* w = own(row, c, edits);
-    for (int64_t i = 0; i < kChunk; i += kLanes) {
-        const U16 word = U16{} + (words[i / 32] >> (i % 32));
-        const I16 good = reinterpret_cast<I16>(((word >> iota()) & 1U) != U16{});
-        store(w + i, select(good, load(w + i), set1(-kInfinity)));
-    }
-}
-
-// The raw row becomes the edited one.
-void edit(const SampleArgs& a, int64_t r, const uint32_t* allowed, Edits& edits, Row& row) {
-    const float repetition = a.repetition_penalty[r], presence = a.presence_penalty[r],
-                frequency = a.frequency_penalty[r];
-    if (repetition != 1.0f || presence != 0.0f || frequency != 0.0f)
-        for (int64_t h = a.history_start[r]; h < a.history_start[r + 1]; ++h) {
-            const int64_t t = a.history_token[h];
-            if (t < 0 || t >= a.vocab) continue;
-            const float w = clean_1(row.at(t));
-            float y = w > 0.0f ? w / repetition : w * repetition;
-            if (a.history_count[h] > 0) {
-                y = y - frequency * static_cast<float>(a.history_count[h]);
-                y = y - presence;
-            }
-            replace(row, t, clean_1(y), edits);
-        }
-    for (int64_t b = a.bias_start[r]; b < a.bias_start[r + 1]; ++b) {
-        const int64_t t = a.bias_token[b];
-        if (t >= 0 && t < a.vocab) replace(row, t, clean_1(clean_1(row.at(t)) + a.bias_value[b]), edits);
-    }
-    edits.is_masked = allowed != nullptr;
-    for (int64_t c = 0; c < row.num_chunks; ++c) {
-        if (allowed) mask_chunk(row, c, allowed, edits);
-        if (row.chunks[c] == edits.copies + c * kChunk)
-            store(row.maxima + c * kLanes, maxima_of(row.chunks[c]));
-    }
-    find_highest(row);
 }
 
 }  // namespace
