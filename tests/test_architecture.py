@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "penstock"
 
-HALL = {"errors", "config", "request", "step", "registry", "env"}  # nouns every room may use
+HALL = {"errors", "config", "request", "step", "registry", "env", "event_log"}  # nouns every room may use
 MAY_IMPORT = {  # besides the hall; a dotted entry opens one file and no more
     "api": "engine.async_engine engine.serving text fleet",
     "fleet": "engine planner",

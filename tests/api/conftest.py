@@ -17,10 +17,10 @@ from tests.fakes.serving import LocalEngine, ScriptedEngine
 from penstock import LLM
 from penstock.api.context import Context
 from penstock.api.keys import Keys
-from penstock.api.log import JsonLog
 from penstock.api.server import Server, bind, url_of
 from penstock.config import ServerConfig
 from penstock.engine.serving import Limits
+from penstock.event_log import EventLog
 
 
 @dataclass
@@ -66,7 +66,7 @@ def running(
     known = Keys(keys)
     bound = bind(asked, known)
     lines = StringIO()
-    context = Context(asked, known, JsonLog(lines), limits or engine.limits)
+    context = Context(asked, known, EventLog(lines), limits or engine.limits)
     is_ready = threading.Event()
     codes: list[int] = []
     made: list[Any] = []

@@ -229,7 +229,7 @@ def test_a_log_line_is_one_line_without_words_of_users(tiny):
     secret = "xyzzy-secret-prompt"
     exchange(tiny.port, post(P, {**TEXT, "prompt": secret, "user": "u\r\nfake"}, x_request_id="r\x1b[2J"))
     exchange(tiny.port, head("GET", "/%0d%0a%1b%e2%80%a8{fake}"))
-    tiny.context.log.event("mark")
+    tiny.context.log.write("mark")
     time.sleep(0.2)
     lines = tiny.log.getvalue().splitlines()
 

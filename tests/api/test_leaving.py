@@ -232,6 +232,41 @@ def test_the_command_serves_drains_and_leaves_with_0(command, tmp_path):
 
 
 @pytest.mark.slow
+def test_standard_error_that_nobody_reads_stops_nothing(tmp_path):
+    """The pipe is full from the beginning: logs of the start, of requests, of a restart and of the end."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with pytest.raises(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * 4096)
+    os.set_blocking(writer, True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "penstock.cli.main", "serve", "--port", "0", "--threads", "1"],
+        stdout=subprocess.PIPE, stderr=writer, text=True,
+    )  # fmt: skip
+    try:
+        url = re.search(r"http://\S+", process.stdout.readline())[0]
+        for _ in range(20):
+            assert httpx.post(f"{url}/v1/completions", json=TEXT, timeout=60).status_code == 200
+        (engine,) = psutil.Process(process.pid).children()
+        engine.kill()
+        assert httpx.post(f"{url}/v1/completions", json=TEXT, timeout=60).status_code == 200
+        begun_s = time.monotonic()
+        assert httpx.get(f"{url}/live", timeout=10).status_code == 200
+        assert time.monotonic() - begun_s < 2
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        got = os.read(reader, 1 << 20)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        os.close(reader)
+        os.close(writer)
+    assert set(got) == {ord("x")}
+
+
+@pytest.mark.slow
 def test_the_command_survives_its_engine(command):
     process, url = command()
     body = {**TEXT, "max_tokens": 300, "ignore_eos": True, "temperature": 1.0}

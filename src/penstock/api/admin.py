@@ -102,5 +102,5 @@ async def health(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """Prometheus' text format: the engine's own figures, vLLM's names for them, and the HTTP front's."""
     context = context_of(request)
-    text = context.engine.metrics.render() + context.counters.render(context.log.num_dropped)
+    text = context.engine.metrics.render() + context.counters.render()
     return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -9,17 +9,17 @@ from starlette.types import Scope
 from penstock.api.counters import Counters
 from penstock.api.engine_face import Engine
 from penstock.api.keys import Keys
-from penstock.api.log import JsonLog
 from penstock.config import ServerConfig
 from penstock.engine.serving import EngineState, Health, Limits
 from penstock.errors import ModelLoadingError
+from penstock.event_log import EventLog
 
 
 @dataclass(slots=True)
 class Context:
     config: ServerConfig
     keys: Keys
-    log: JsonLog
+    log: EventLog
     limits: Limits
     loaded: Engine | None = None  # None: the model is being loaded
     created: int = field(default_factory=lambda: int(time.time()))
@@ -53,7 +53,7 @@ class Context:
         if not self.config.log_requests or route in UNLOGGED:
             return
         state, client = scope["state"], scope.get("client")
-        self.log.event(
+        self.log.write(
             "request",
             request_id=state.get("request_id", ""),
             client=client[0] if client else "",
@@ -70,7 +70,7 @@ class Context:
         """Where one of our own mistakes happened. Not its message: it may hold what somebody said."""
         frames = traceback.extract_tb(error.__traceback__)
         where = " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames[-4:]))
-        self.log.event("defect", request_id=request_id, route=route, error=type(error).__name__, where=where)
+        self.log.write("defect", request_id=request_id, route=route, error=type(error).__name__, where=where)
 
 
 UNLOGGED = frozenset({"/live", "/ready", "/startup", "/health", "/metrics"})

@@ -15,7 +15,7 @@ class Counters:
         self._answers[(route, method if method in METHODS else "other", status)] += 1
         self._seconds[route] += seconds  # type: ignore[assignment]  # Counter adds floats as well
 
-    def render(self, num_dropped_lines: int) -> str:
+    def render(self) -> str:
         lines = [
             "# HELP penstock_http_requests_total Answers by route, method and status (499: client left).",
             "# TYPE penstock_http_requests_total counter",
@@ -34,9 +34,6 @@ class Counters:
             "# HELP penstock_http_open_streams Event streams that are being written.",
             "# TYPE penstock_http_open_streams gauge",
             f"penstock_http_open_streams {self.num_open_streams}",
-            "# HELP penstock_log_lines_dropped_total Log lines that could not be written.",
-            "# TYPE penstock_log_lines_dropped_total counter",
-            f"penstock_log_lines_dropped_total {num_dropped_lines}",
         ]
         return "\n".join(lines) + "\n"
 

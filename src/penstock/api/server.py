@@ -86,6 +86,7 @@ class Server:
     async def run(self, start: Starter, on_ready: Callable[[], None], *, takes_signals: bool = True) -> int:
         """Listen at once, load, serve until a signal. The exit code: 0, or 70 where the engine gave up."""
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._note_defect)
         if takes_signals:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self.signalled)
@@ -103,7 +104,7 @@ class Server:
             if await self._unless_leaving(watching):
                 failure = watching.result()
                 code = EngineError.exit_code
-                self._context.log.event("giving_up", why=str(failure))
+                self._context.log.write("giving_up", why=str(failure))
             else:
                 await self._drain()
         finally:
@@ -138,6 +139,13 @@ class Server:
             backlog=BACKLOG,
         )
 
+    def _note_defect(self, loop: asyncio.AbstractEventLoop, told: dict[str, Any]) -> None:
+        """An error that nobody awaited (Any: asyncio's). Its own words would wait for standard error."""
+        del loop
+        error = told.get("exception")
+        if isinstance(error, BaseException):
+            self._context.log_defect(error, "loop", "")
+
     def _refused(self, status: int) -> None:
         self._context.counters.count("refused", "other", status, 0.0)
 
@@ -167,7 +175,7 @@ class Server:
     async def _drain(self) -> None:
         """Take nothing new, let what runs end; a second signal or the limit ends the wait."""
         limit_s = self._context.limits.drain_s
-        self._context.log.event("draining", limit_s=limit_s)
+        self._context.log.write("draining", limit_s=limit_s)
         draining = asyncio.ensure_future(self._context.engine.drain(limit_s))
         hurried = asyncio.ensure_future(self._leave_now.wait())
         await asyncio.wait({draining, hurried}, return_when=asyncio.FIRST_COMPLETED)

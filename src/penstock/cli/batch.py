@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from penstock.cli.flags import add_engine_flags, engine_config
 from penstock.errors import ConfigError, UnavailableError
+from penstock.event_log import EventLog
 
 if TYPE_CHECKING:
     from penstock.api.batch import BatchLine, LineAnswer
@@ -79,16 +80,15 @@ class _Batch:
         from penstock.api.app import make_app
         from penstock.api.context import Context
         from penstock.api.keys import Keys
-        from penstock.api.log import JsonLog
         from penstock.config import ServerConfig
         from penstock.engine.async_engine import AsyncEngine
         from penstock.engine.progress import show_progress
         from penstock.engine.serving import Limits
 
         limits = Limits(total_s=1e9, queue_wait_s=1e6)  # nobody waits at the other end
-        log = JsonLog()
+        log = EventLog()
         config = ServerConfig(model_name=options.model_name, log_requests=False)
-        engine = await AsyncEngine.start(options.model, engine_config(options), limits)
+        engine = await AsyncEngine.start(options.model, engine_config(options), limits, log=log)
         try:
             app = make_app(Context(config, Keys(()), log, limits, loaded=engine))
             width = 2 * int(engine.facts.plan["max_requests"])

@@ -12,6 +12,7 @@ from penstock import env
 from penstock.cli.flags import add_engine_flags, add_flags, given_flags
 from penstock.config import EngineConfig, ServerConfig, from_mapping, read_fields
 from penstock.errors import ConfigError
+from penstock.event_log import EventLog
 
 EMBEDDED = "penstock-tiny"
 TABLES = ("engine", "server", "limits")
@@ -39,7 +40,6 @@ def run(options: argparse.Namespace) -> int:
 
     from penstock.api.context import Context
     from penstock.api.keys import read_keys
-    from penstock.api.log import JsonLog
     from penstock.api.server import bind, serve, url_of
     from penstock.engine.async_engine import AsyncEngine
     from penstock.engine.serving import Limits
@@ -47,10 +47,11 @@ def run(options: argparse.Namespace) -> int:
     limits = read_fields(file.get("limits", {}), Limits)
     keys = read_keys(asked.api_key_file, env.api_key())
     bound = bind(asked, keys)
-    context = Context(asked, keys, JsonLog(), limits)
+    log = EventLog()
+    context = Context(asked, keys, log, limits)
 
     async def start() -> AsyncEngine:
-        return await AsyncEngine.start(model, engine, limits, resume=asked.resume)
+        return await AsyncEngine.start(model, engine, limits, resume=asked.resume, log=log)
 
     def on_ready() -> None:
         facts = context.engine.facts

@@ -21,7 +21,6 @@ from penstock.engine.admission import Admission
 from penstock.engine.answer import Answer
 from penstock.engine.bookkeeper import Bookkeeper, receipt_of
 from penstock.engine.call_desk import CallDesk
-from penstock.engine.event_log import EventLog
 from penstock.engine.journal import Entry
 from penstock.engine.locate import locate
 from penstock.engine.memory_guard import MemoryGuard, Pressure, memory_share
@@ -40,6 +39,7 @@ from penstock.errors import (
     PenstockError,
     ShuttingDownError,
 )
+from penstock.event_log import EventLog
 from penstock.request import RequestOutput, SamplingParams
 from penstock.text.grammar import spec_of
 from penstock.text.grammar_prover import GrammarProver
@@ -60,10 +60,12 @@ class AsyncEngine:
     tokenizer: Tokenizer
     reader: PromptReader
 
-    def __init__(self, name: str, limits: Limits, *, resume: bool, share: Callable[[], float]) -> None:
+    def __init__(
+        self, name: str, limits: Limits, *, resume: bool, share: Callable[[], float], log: EventLog
+    ) -> None:
         self.limits = limits
         self.metrics = Metrics(name)
-        self.log = EventLog()
+        self.log = log
         self._name = name
         self._books = Bookkeeper(self.metrics, self.log)
         self._desk = CallDesk(limits, self._books, resume=resume)
@@ -96,14 +98,16 @@ class AsyncEngine:
         resume: bool = True,
         command: Sequence[str] = COMMAND,
         share: Callable[[], float] = memory_share,
+        log: EventLog | None = None,
     ) -> "AsyncEngine":
         """Spawn the engine and wait until it is ready; the tokenizer is read meanwhile.
 
         `command` is what the engine process runs, `share` how full the memory is: tests hand in others.
+        `log` is for what happens to the engine; without one it is on standard error.
         """
         loop = asyncio.get_running_loop()
         folder = await loop.run_in_executor(None, locate, model, config.revision)
-        engine = cls(model, limits, resume=resume, share=share)
+        engine = cls(model, limits, resume=resume, share=share, log=log or EventLog())
         await engine._start(folder, config, command)
         return engine
 

@@ -3,7 +3,6 @@
 Called by CallDesk and AsyncEngine, in the front end.
 """
 
-from penstock.engine.event_log import EventLog
 from penstock.engine.journal import Entry
 from penstock.engine.liveness import Beat, rss_bytes
 from penstock.engine.metrics import Metrics
@@ -15,6 +14,7 @@ from penstock.errors import (
     RequestPoisonedError,
     SlowReaderError,
 )
+from penstock.event_log import EventLog
 from penstock.request import RequestOutput
 
 OUTCOME_OF: dict[type[PenstockError], str] = {
@@ -31,6 +31,7 @@ class Bookkeeper:
         self._log = log
         self._last: Beat | None = None  # what this engine said of itself before
         self._num_malformed = 0
+        self._num_dropped_logs = 0
 
     def began(self, entry: Entry) -> None:
         """It was let in and queued."""
@@ -67,7 +68,8 @@ class Bookkeeper:
         """Gauges, once a second. `num_malformed`: frames that the front end dropped so far."""
         metrics = self.metrics
         metrics.front_rss.set(rss_bytes())
-        metrics.dropped_logs.inc(self._log.take_dropped())
+        metrics.dropped_logs.inc(self._log.num_dropped - self._num_dropped_logs)
+        self._num_dropped_logs = self._log.num_dropped
         metrics.heartbeat_age.set(age_s)
         metrics.malformed.inc(num_malformed - self._num_malformed)
         self._num_malformed = num_malformed

@@ -25,7 +25,6 @@ from penstock.engine.assemble import make_core
 from penstock.engine.build import Loaded, load_model
 from penstock.engine.channel import Channel
 from penstock.engine.core import EngineCore
-from penstock.engine.event_log import EventLog
 from penstock.engine.liveness import Pulse, Vitals
 from penstock.engine.serving import ModelFacts
 from penstock.engine.step_timer import StepTimer
@@ -43,6 +42,7 @@ from penstock.engine.wire import (
     request_of,
 )
 from penstock.errors import EngineError, PenstockError
+from penstock.event_log import EventLog
 from penstock.model.config_reader import read_json
 from penstock.model.matryoshka import read_sizes
 
@@ -67,17 +67,23 @@ def main(argv: Sequence[str], load: Loader = load_model, make: Maker = make_core
         leave()
     vitals = Vitals()
     Pulse(socket.socket(fileno=link_fd), vitals, leave).start()
-    log = EventLog()
     try:
         _Engine(channel, vitals, load, make).run()
     except PenstockError as error:
-        log.write("engine_stopped", error=type(error).__name__, reason=str(error))
+        _say("engine_stopped", error=type(error).__name__, reason=str(error))
         return error.exit_code
     except Exception as error:  # a crash report: where, never what was asked
         places = [f"{f.filename}:{f.lineno} {f.name}" for f in traceback.extract_tb(error.__traceback__)]
-        log.write("engine_crashed", error=type(error).__name__, at=places)
+        _say("engine_crashed", error=type(error).__name__, at=places)
         return EngineError.exit_code
     return 0
+
+
+def _say(event: str, **fields: str | list[str]) -> None:
+    """A last word, if standard error takes it in time."""
+    log = EventLog()
+    log.write(event, **fields)
+    log.close()
 
 
 class _Engine:

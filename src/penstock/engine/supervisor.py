@@ -18,11 +18,11 @@ from typing import Protocol
 
 from penstock.config import EngineConfig
 from penstock.engine.channel import Channel
-from penstock.engine.event_log import EventLog
 from penstock.engine.liveness import Stage, Watch, decode_beat
 from penstock.engine.serving import Limits
 from penstock.engine.wire import VERSION, Fault, Hello, Message, Ready, Start, Stop, error_of
 from penstock.errors import EngineError, PenstockError
+from penstock.event_log import EventLog
 
 COMMAND = (sys.executable, "-m", "penstock.engine.process")
 LAST_BREATH_S = 5.0  # between closing its end and being gone

@@ -216,7 +216,8 @@ def test_the_queue_is_bounded_refuses_quickly_and_is_small():
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    run(body, command=SILENT, config=EngineConfig(max_requests=1))
+    patient = Limits(hang_s=1000.0)  # it is silent, and to be left in peace
+    run(body, patient, command=SILENT, config=EngineConfig(max_requests=1))
 
 
 def test_keys_do_not_share_cached_beginnings_and_one_key_does():

@@ -1,12 +1,7 @@
-"""Restarts, the memory guard, the event log and the metrics: small rules, fake clocks."""
-
-import io
-import json
-from dataclasses import dataclass
+"""Restarts, the memory guard and the metrics: small rules, fake clocks."""
 
 import pytest
 
-from penstock.engine.event_log import EventLog
 from penstock.engine.memory_guard import MemoryGuard, Pressure, memory_share
 from penstock.engine.metrics import ALIASES, Metrics
 from penstock.engine.serving import Limits
@@ -49,30 +44,6 @@ def test_memory_sheds_at_ninety_percent_and_aborts_at_ninety_five(share, pressur
 def test_the_share_of_memory_and_the_kernels_kills_can_be_read_here():
     assert 0.0 < memory_share() < 1.0
     assert count_oom_kills() is None or count_oom_kills() >= 0
-
-
-def test_a_log_line_is_one_line_of_ascii_whatever_is_in_it():
-    stream = io.StringIO()
-    EventLog(stream).write("engine_lost", reason="a\r\nb\x1b[31m\x00\u2028\u202e", places=["x\ny"])
-    (line,) = stream.getvalue().splitlines()
-
-    assert line.isascii()
-    assert line.isprintable()
-    assert json.loads(line)["reason"] == "a\r\nb\x1b[31m\x00\u2028\u202e"
-
-
-@dataclass
-class FullDisk:
-    def write(self, text):
-        raise OSError(28, "No space left on device")
-
-
-def test_a_line_that_cannot_be_written_is_counted_and_harms_nobody():
-    log = EventLog(FullDisk())
-    log.write("one")
-    log.write("two")
-
-    assert (log.take_dropped(), log.take_dropped()) == (2, 0)
 
 
 def test_every_alias_is_told_with_the_value_of_what_it_stands_for():
