@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 
 from penstock.kv.codec import BLOCK_TOKENS, CODECS
+from penstock.model.program import KVLayer
 from penstock.ops.rounding import round_to
 
 native = pytest.importorskip("penstock._native")
+from penstock.backends.cpu.lower import block_bytes  # noqa: E402  (needs the native build)
+
 ISAS = native.isas()
 QUICK = [isa for isa in ISAS if isa != "scalar"]
 ERROR = {"float32": 2e-6, "bfloat16": 2e-3, "int8": 3e-3}  # as those of test_attention.py
@@ -220,3 +223,9 @@ def test_splits_that_depend_on_the_context_are_noticed(isa: str) -> None:
         assert run(isa, case, inputs, steps=[150, 150]).tobytes() != run(isa, case, inputs).tobytes()
     finally:
         native.set_break(0)
+
+
+@pytest.mark.parametrize(("dtype", "token_bytes"), [("bfloat16", 1152), ("float32", 2304), ("int8", 580)])
+def test_a_token_of_deepseek_takes_one_key_of_576_dims_a_layer(dtype: str, token_bytes: int) -> None:
+    assert block_bytes(KVLayer(0, 0, 1, 576, dtype, latent_dim=512)) == BLOCK_TOKENS * token_bytes
+    assert block_bytes(KVLayer(0, 0, 1, 576, dtype)) == 2 * BLOCK_TOKENS * token_bytes
