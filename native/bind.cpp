@@ -26,7 +26,7 @@ Format format_of(const std::string& name) {
         {"int8_g128", Format::kInt8G128},        {"int8_g32_zero", Format::kInt8G32Zero},
         {"int8_g64_zero", Format::kInt8G64Zero}, {"int8_g128_zero", Format::kInt8G128Zero},
         {"int8_g32_min", Format::kInt8G32Min},   {"int8_super", Format::kInt8Super},
-        {"int8_super16", Format::kInt8Super16}};
+        {"int8_super16", Format::kInt8Super16},  {"mxfp4", Format::kMXFP4}};
     for (const auto& [known, format] : kNames)
         if (name == known) return format;
     throw nb::value_error(("no weight format " + name).c_str());
@@ -39,6 +39,7 @@ Activation activation_of(const std::string& name) {
     if (name == "quick_gelu") return Activation::kQuickGelu;
     if (name == "relu") return Activation::kRelu;
     if (name == "relu2") return Activation::kRelu2;
+    if (name == "clamped_swiglu") return Activation::kClampedSwiglu;
     throw nb::value_error(("no activation " + name).c_str());
 }
 

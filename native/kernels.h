@@ -39,6 +39,7 @@ enum class Format : uint8_t {
     kInt8G32Min,
     kInt8Super,
     kInt8Super16,
+    kMXFP4,
 };
 enum class OperandKind : uint8_t { kFloat32, kBFloat16, kInt8 };  // one per arithmetic contract
 
@@ -51,7 +52,8 @@ enum class Trailer : uint8_t {
     kZero,     // the same, then zero point s8 [groups][32], padded to 64 bytes
     kMin,      // fp16 scale [groups][32], fp16 minimum [groups][32]
     kSuper,  // fp16 d [32], fp16 dmin [32], u8 scale [groups][32], u8 minimum [groups][32], each padded to 64
-    kSuperScale  // fp16 d [32], s8 scale [groups][32]
+    kSuperScale,  // fp16 d [32], s8 scale [groups][32]
+    kExponent     // u8 exponent [groups][32], padded to 64: scale 2^(e - 127), 0 where e is 0; codes are E2M1
 };
 
 // W = scale * code + offset, per column and group of K. Four bits are stored as code + bias.
@@ -100,6 +102,8 @@ constexpr Coding coding_of(Format f) {
             return {8, 32, Trailer::kSuper, 0};
         case Format::kInt8Super16:
             return {8, 16, Trailer::kSuperScale, 0};
+        case Format::kMXFP4:
+            return {4, 32, Trailer::kExponent, 0};
         default:
             return {0, 0, Trailer::kNone, 0};
     }
@@ -134,6 +138,8 @@ constexpr int64_t trailer_bytes(const Coding& c, int64_t length) {
             return 128 + 2 * round_up(groups * 32, 64);
         case Trailer::kSuperScale:
             return 64 + round_up(groups * 32, 64);
+        case Trailer::kExponent:
+            return round_up(groups * 32, 64);
         default:
             return 0;
     }
@@ -242,7 +248,8 @@ struct NormArgs {
 using NormKernel = void(const NormArgs&, int64_t row_begin, int64_t row_end, std::byte* scratch) noexcept;
 
 // act(gate) * up from x[t, 0:F] and x[t, F:2F], or act(x[t, 0:F]), into an operand of width F.
-enum class Activation : uint8_t { kSilu, kGelu, kGeluTanh, kQuickGelu, kRelu, kRelu2 };
+// kClampedSwiglu (which gates, or is not): quick_gelu(min(gate, 7)) * (1 + up), up within -7 .. 7.
+enum class Activation : uint8_t { kSilu, kGelu, kGeluTanh, kQuickGelu, kRelu, kRelu2, kClampedSwiglu };
 struct GatedArgs {
     const float* x;
     int64_t stride, width;
@@ -473,7 +480,7 @@ constexpr int64_t sample_scratch_bytes(int64_t vocab) {
 struct KernelTable {
     const char* isa;
     LinearKernel *linear_float32, *linear_float16, *linear_bfloat16, *linear_int8, *linear_int4;
-    LinearKernel *linear_codes4, *linear_codes8;  // bf16 operand, 4 and 8 bits
+    LinearKernel *linear_codes4, *linear_codes8, *linear_mxfp4;  // bf16 operand
     OperandKernel *operand_float32, *operand_bfloat16, *operand_int8;
     NormKernel* norm;
     GatedKernel* gated;
@@ -497,6 +504,7 @@ struct KernelTable {
 
 // The kernel of a weight under the contract of an operand; `accepts` has said that there is one.
 constexpr LinearKernel* linear_kernel(const KernelTable& t, Format f, OperandKind kind) {
+    if (f == Format::kMXFP4) return t.linear_mxfp4;
     if (has_codes(f) && kind == OperandKind::kBFloat16)
         return coding_of(f).bits == 4 ? t.linear_codes4 : t.linear_codes8;
     switch (f) {

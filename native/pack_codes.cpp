@@ -160,7 +160,7 @@ void store_codes(const Coding& coding, Pieces& pieces, int64_t length, std::byte
     }
 }
 
-// False: a value of two bytes, which is fp16, is not finite.
+// False: a value of two bytes, which is fp16, is not finite, or an exponent stands for NaN.
 bool store_parts(const Coding& coding, const Pieces& pieces, int64_t length, std::byte* trailer, int64_t j) {
     bool finite = true;
     const auto parts = parts_of(coding.trailer);
@@ -169,7 +169,8 @@ bool store_parts(const Coding& coding, const Pieces& pieces, int64_t length, std
         for (int64_t g = 0; g < count; ++g) {
             const uint8_t* const value = pieces.parts[i] + g * bytes;
             std::memcpy(trailer + (g * kPanel + j) * bytes, value, static_cast<std::size_t>(bytes));
-            finite &= bytes == 1 || (value[1] & 0x7c) != 0x7c;
+            finite &= bytes == 1 ? coding.trailer != Trailer::kExponent || value[0] != 255
+                                 : (value[1] & 0x7c) != 0x7c;
         }
         trailer += round_up(count * kPanel * bytes, 64);
     }
@@ -190,6 +191,8 @@ std::array<TrailerPart, kMaxParts> parts_of(Trailer trailer) noexcept {
             return {{{2, false}, {2, false}, {1, true}, {1, true}}};
         case Trailer::kSuperScale:
             return {{{2, false}, {1, true}, {}, {}}};
+        case Trailer::kExponent:
+            return {{{1, true}, {}, {}, {}}};
         default:
             return {};
     }

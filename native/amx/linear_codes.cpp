@@ -10,7 +10,7 @@
 namespace penstock {
 
 namespace avx512 {
-LinearKernel linear_codes4, linear_codes8;
+LinearKernel linear_codes4, linear_codes8, linear_mxfp4;
 }
 
 namespace PENSTOCK_ISA {
@@ -36,6 +36,10 @@ static_assert(sizeof(Scratch) <= kScratchBytes);
 PENSTOCK_INLINE F16 nibble(U16 pair, int at, float bias) {
     return to_float(reinterpret_cast<I16>((pair >> at) & 15U)) - bias;
 }
+PENSTOCK_INLINE F16 e2m1(U16 pair, int at) {
+    const auto choice = reinterpret_cast<__m512i>(pair >> at);  // by its lowest four bits
+    return reinterpret_cast<F16>(_mm512_permutexvar_ps(choice, _mm512_loadu_ps(kE2M1)));
+}
 PENSTOCK_INLINE F16 signed_byte(U16 four, int at) {
     return to_float((reinterpret_cast<I16>(four) << (24 - at)) >> 24);
 }
@@ -52,7 +56,17 @@ void widen_codes(const Coding& coding, const std::byte* from, int64_t length, st
         for (int64_t half = 0; half < 2; ++half) {
             std::byte* const low = to + (2 * step * 2 + half) * kTileBytes;
             std::byte* const high = low + kStepBytes;
-            if (coding.bits == 4) {
+            if (is_e2m1(coding)) {
+                const std::byte* line = from + step * 1024 + half * 512;
+                for (int64_t r = 0; r < 8; ++r) {
+                    U16 v;
+                    std::memcpy(&v, line + r * 64, 64);
+                    store_pair(low + r * 128, e2m1(v, 0), e2m1(v, 8));
+                    store_pair(low + r * 128 + 64, e2m1(v, 16), e2m1(v, 24));
+                    store_pair(high + r * 128, e2m1(v, 4), e2m1(v, 12));
+                    store_pair(high + r * 128 + 64, e2m1(v, 20), e2m1(v, 28));
+                }
+            } else if (coding.bits == 4) {
                 const std::byte* line = from + step * 1024 + half * 512;
                 for (int64_t r = 0; r < 8; ++r) {
                     U16 v;
@@ -231,6 +245,12 @@ void run(const PackedWeight& w, const Operand& a, int64_t rows, const LinearOut&
 void linear_codes4(const PackedWeight& w, const Operand& a, int64_t rows, const LinearOut& out,
                    int64_t panel_begin, int64_t panel_end, std::byte* scratch) noexcept {
     if (rows <= kFewRows) return avx512::linear_codes4(w, a, rows, out, panel_begin, panel_end, scratch);
+    run(w, a, rows, out, panel_begin, panel_end, scratch);
+}
+
+void linear_mxfp4(const PackedWeight& w, const Operand& a, int64_t rows, const LinearOut& out,
+                  int64_t panel_begin, int64_t panel_end, std::byte* scratch) noexcept {
+    if (rows <= kFewRows) return avx512::linear_mxfp4(w, a, rows, out, panel_begin, panel_end, scratch);
     run(w, a, rows, out, panel_begin, panel_end, scratch);
 }
 

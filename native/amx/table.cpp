@@ -11,7 +11,7 @@ const KernelTable& table() noexcept;
 
 namespace PENSTOCK_ISA {
 
-LinearKernel linear_bfloat16, linear_int8, linear_int4, linear_codes4, linear_codes8;
+LinearKernel linear_bfloat16, linear_int8, linear_int4, linear_codes4, linear_codes8, linear_mxfp4;
 AttentionKernel attention_bfloat16, attention_int8;
 
 const KernelTable& table() noexcept {
@@ -23,6 +23,7 @@ const KernelTable& table() noexcept {
         t.linear_int4 = linear_int4;
         t.linear_codes4 = linear_codes4;
         t.linear_codes8 = linear_codes8;
+        t.linear_mxfp4 = linear_mxfp4;
         t.attention_bfloat16 = attention_bfloat16;
         t.attention_int8 = attention_int8;
         return t;

@@ -14,6 +14,11 @@ struct GroupScales {
     alignas(64) float offset[kMaxGroups][kPanel];  // only where has_offset
 };
 
+// What the four bits of E2M1 are worth: sign, two bits of exponent, one of mantissa.
+constexpr float kE2M1[16] = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,  4.0f,  6.0f,
+                             -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f};
+constexpr bool is_e2m1(const Coding& c) { return c.trailer == Trailer::kExponent; }
+
 constexpr bool has_offset(const Coding& c) {
     return c.trailer == Trailer::kZero || c.trailer == Trailer::kMin || c.trailer == Trailer::kSuper;
 }
@@ -21,13 +26,21 @@ constexpr int64_t groups_in(const Coding& c, int64_t length) {
     return c.group == 0 ? 0 : c.group < length ? length / c.group : 1;
 }
 
-PENSTOCK_INLINE F16 small_floats(const std::byte* p, bool is_signed) {
+PENSTOCK_INLINE I16 small_ints(const std::byte* p, bool is_signed) {
+#if defined(__AVX512F__)
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return reinterpret_cast<I16>(is_signed ? _mm512_cvtepi8_epi32(bytes) : _mm512_cvtepu8_epi32(bytes));
+#else
     I16 v;
     for (int i = 0; i < kLanes; ++i) {
         const auto byte = static_cast<uint8_t>(p[i]);
         v[i] = is_signed ? static_cast<int8_t>(byte) : static_cast<int32_t>(byte);
     }
-    return to_float(v);
+    return v;
+#endif
+}
+PENSTOCK_INLINE F16 small_floats(const std::byte* p, bool is_signed) {
+    return to_float(small_ints(p, is_signed));
 }
 PENSTOCK_INLINE F16 halves(const std::byte* p) { return widen_fp16(reinterpret_cast<const uint16_t*>(p)); }
 
@@ -56,6 +69,9 @@ PENSTOCK_INLINE void read_trailer(const Coding& c, const std::byte* at, int64_t 
                     break;
                 case Trailer::kSuperScale:
                     scale = halves(at + 2 * j) * small_floats(at + 64 + g * 32 + j, true);
+                    break;
+                case Trailer::kExponent:
+                    scale = from_bits(reinterpret_cast<U16>(small_ints(at + g * 32 + j, false) << 23));
                     break;
                 default:
                     break;

@@ -24,7 +24,8 @@ void read_column(const PackedWeight& w, int64_t token, float* y) {
                 code = static_cast<int8_t>(at[k % 64 / 4 * 64 + k % 4]);
             } else {
                 const auto pair = static_cast<int32_t>(at[k % 32 / 4 * 64 + k % 4]);
-                code = static_cast<float>((k % 64 < 32 ? pair & 15 : pair >> 4) - coding.bias);
+                const int32_t stored = k % 64 < 32 ? pair & 15 : pair >> 4;
+                code = is_e2m1(coding) ? kE2M1[stored] : static_cast<float>(stored - coding.bias);
             }
             const float scale = coding.group == 0 ? channel : scales.scale[k / group][j];
             const float offset = has_offset(coding) ? scales.offset[k / group][j] : 0.0f;

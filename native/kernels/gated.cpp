@@ -46,6 +46,17 @@ PENSTOCK_INLINE F16 activate(F16 x) {
     if constexpr (kAct == Activation::kQuickGelu) return quick_gelu(x);
     if constexpr (kAct == Activation::kRelu) return relu(x);
     if constexpr (kAct == Activation::kRelu2) return relu(x) * relu(x);
+    if constexpr (kAct == Activation::kClampedSwiglu) return x;
+}
+
+template <Activation kAct>
+PENSTOCK_INLINE F16 gate(F16 x, F16 up) {
+    if constexpr (kAct == Activation::kClampedSwiglu) {  // NaN stays NaN
+        const F16 limit = set1(7.0f);
+        return quick_gelu(min(limit, x)) * (max(zero() - limit, min(limit, up)) + 1.0f);
+    } else {
+        return activate<kAct>(x) * up;
+    }
 }
 
 // `up` may be null: nothing gates.
@@ -53,13 +64,13 @@ template <Activation kAct>
 void activate_row(const float* x, const float* up, int64_t width, float* y) {
     int64_t i = 0;
     for (; i + kLanes <= width; i += kLanes) {
-        const F16 v = activate<kAct>(load(x + i));
-        store(y + i, up ? v * load(up + i) : v);
+        const F16 v = load(x + i);
+        store(y + i, up ? gate<kAct>(v, load(up + i)) : activate<kAct>(v));
     }
     if (i < width) {
         const int n = static_cast<int>(width - i);
-        const F16 v = activate<kAct>(load_n(x + i, n));
-        store_n(y + i, up ? v * load_n(up + i, n) : v, n);
+        const F16 v = load_n(x + i, n);
+        store_n(y + i, up ? gate<kAct>(v, load_n(up + i, n)) : activate<kAct>(v), n);
     }
 }
 
@@ -77,8 +88,10 @@ ActivateRow* row_of(Activation act) {
             return activate_row<Activation::kQuickGelu>;
         case Activation::kRelu:
             return activate_row<Activation::kRelu>;
-        default:
+        case Activation::kRelu2:
             return activate_row<Activation::kRelu2>;
+        default:
+            return activate_row<Activation::kClampedSwiglu>;
     }
 }
 

@@ -11,8 +11,9 @@
 //
 // So a group is one accumulator tile of TDPBF16PS, from zero. Codes become fp32 two at a time or four: a code
 // put into the mantissa of a power of two whose last place is worth 1, minus that power (and the bias); on
-// AVX-512 a table of sixteen floats where the code is in the lowest bits.
-// Cost: 0.5 or 1 byte of weights and a share of the trailer; 2 operations. Memory-bound up to two rows.
+// AVX-512 a table of sixteen floats where the code is in the lowest bits. E2M1 is always looked up in a
+// table. Cost: 0.5 or 1 byte of weights and a share of the trailer; 2 operations. Memory-bound up to two
+// rows.
 #pragma once
 #include "kernels/codes.h"
 #include "kernels/linear_float.h"
@@ -69,12 +70,13 @@ PENSTOCK_INLINE Lanes code_at(Raw v, float bias) {
                      static_cast<float>(1 << (23 - kAt)) + bias);
 }
 
-template <int kBits>
+template <int kBitsOfCode>
 struct CodeLine;
 
 // 64 bytes as stored: four bytes of a column, each a low and a high nibble.
 template <>
 struct CodeLine<4> {
+    static constexpr int kBits = 4;
     static constexpr int kLines = 8;  // of 64 k
     Raw raw, high;                    // high: from bit 20 on
     float bias;
@@ -116,6 +118,7 @@ struct CodeLine<4> {
 // 64 bytes as stored: four signed bytes of a column.
 template <>
 struct CodeLine<8> {
+    static constexpr int kBits = 8;
     static constexpr int kLines = 16;
     Raw raw, high;
     explicit CodeLine(int32_t) {}
@@ -129,9 +132,40 @@ struct CodeLine<8> {
     }
 };
 
+// 64 bytes as stored: four bytes of a column, each a low and a high nibble, which are E2M1.
+struct E2M1Line {
+    static constexpr int kBits = 4;
+    Raw raw;
+#if defined(__AVX512F__)
+    __m512 table;
+    explicit E2M1Line(int32_t) : table(_mm512_loadu_ps(kE2M1)) {}
+#elif defined(__AVX2__)
+    __m256 table;
+    explicit E2M1Line(int32_t) : table(_mm256_loadu_ps(kE2M1)) {}
+#else
+    explicit E2M1Line(int32_t) {}
+#endif
+    PENSTOCK_INLINE void read(E2M1Line& line, const std::byte* p) { line.raw = raw_load(p); }
+    // Nibble i of the lane: byte i / 2, low or high.
+    template <int i>
+    PENSTOCK_INLINE Lanes code(const E2M1Line& line) {
+#if defined(__AVX512F__)
+        return _mm512_permutexvar_ps(i == 0 ? line.raw : raw_shift(line.raw, 4 * i), line.table);
+#elif defined(__AVX2__)
+        const __m256i at = i == 0 ? line.raw : raw_shift(line.raw, 4 * i);  // by its lowest three bits
+        const __m256i sign =
+            _mm256_and_si256(_mm256_slli_epi32(line.raw, 28 - 4 * i), _mm256_set1_epi32(INT32_MIN));
+        return _mm256_or_ps(_mm256_permutevar8x32_ps(line.table, at), _mm256_castsi256_ps(sign));
+#else
+        return kE2M1[raw_shift(line.raw, 4 * i) & 15U];
+#endif
+    }
+};
+
 // kStepK: k of a pair of chains, 32 or 16. kIsLong: a group is several of them.
-template <int kBits, int kStepK, bool kIsLong>
+template <class Line, int kStepK, bool kIsLong>
 struct CodesKernel {
+    static constexpr int kBits = Line::kBits;
     static constexpr int64_t kChunk = 512, kAlign = kSuperblockK;
     static constexpr int64_t kTileBytes = kBits * 128, kStepBytes = 2 * kTileBytes;  // of 64 k
 #if defined(__AVX512F__)
@@ -230,7 +264,7 @@ struct CodesKernel {
 
     // 64 k of kWidth columns, 4-bit codes: low nibbles are the first 32.
     template <int R, int kLocality>
-    PENSTOCK_INLINE void step4(const Place& at, int64_t step, const std::byte* lines, CodeLine<4>& line,
+    PENSTOCK_INLINE void step4(const Place& at, int64_t step, const std::byte* lines, Line& line,
                                const std::byte*& ahead) {
         constexpr int kPasses = R <= kTogether ? 1 : 2;
         const float* const x = at.args.rows + at.k + step * 64;
@@ -243,19 +277,19 @@ struct CodesKernel {
             for (int i = 0; i < 8; ++i) {
                 if (low && at.column % 16 == 0)
                     __builtin_prefetch(ahead, 0, kLocality), ahead += at.args.ahead_step;
-                CodeLine<4>::read(line, lines + i * 64);
+                Line::read(line, lines + i * 64);
                 if (low) {
-                    multiply<R, 0>(CodeLine<4>::template code<0>(line), x + 4 * i, even[0], odd[0]);
-                    multiply<R, 1>(CodeLine<4>::template code<2>(line), x + 4 * i + 1, even[0], odd[0]);
-                    multiply<R, 0>(CodeLine<4>::template code<4>(line), x + 4 * i + 2, even[0], odd[0]);
-                    multiply<R, 1>(CodeLine<4>::template code<6>(line), x + 4 * i + 3, even[0], odd[0]);
+                    multiply<R, 0>(Line::template code<0>(line), x + 4 * i, even[0], odd[0]);
+                    multiply<R, 1>(Line::template code<2>(line), x + 4 * i + 1, even[0], odd[0]);
+                    multiply<R, 0>(Line::template code<4>(line), x + 4 * i + 2, even[0], odd[0]);
+                    multiply<R, 1>(Line::template code<6>(line), x + 4 * i + 3, even[0], odd[0]);
                 }
                 if (high) {
                     const float* y = x + 32 + 4 * i;
-                    multiply<R, 0>(CodeLine<4>::template code<1>(line), y, even[1], odd[1]);
-                    multiply<R, 1>(CodeLine<4>::template code<3>(line), y + 1, even[1], odd[1]);
-                    multiply<R, 0>(CodeLine<4>::template code<5>(line), y + 2, even[1], odd[1]);
-                    multiply<R, 1>(CodeLine<4>::template code<7>(line), y + 3, even[1], odd[1]);
+                    multiply<R, 0>(Line::template code<1>(line), y, even[1], odd[1]);
+                    multiply<R, 1>(Line::template code<3>(line), y + 1, even[1], odd[1]);
+                    multiply<R, 0>(Line::template code<5>(line), y + 2, even[1], odd[1]);
+                    multiply<R, 1>(Line::template code<7>(line), y + 3, even[1], odd[1]);
                 }
             }
             if (low) finish_step<R>(at, step * 64, even[0], odd[0]);
@@ -265,7 +299,7 @@ struct CodesKernel {
 
     // 64 k of kWidth columns, 8-bit codes.
     template <int R, int kLocality>
-    PENSTOCK_INLINE void step8(const Place& at, int64_t step, const std::byte* lines, CodeLine<8>& line,
+    PENSTOCK_INLINE void step8(const Place& at, int64_t step, const std::byte* lines, Line& line,
                                const std::byte*& ahead) {
         for (int part = 0; part < 64; part += kStepK) {
             const float* const x = at.args.rows + at.k + step * 64 + part;
@@ -274,11 +308,11 @@ struct CodesKernel {
 #pragma GCC unroll 8
             for (int i = 0; i < kStepK / 4; ++i) {
                 if (at.column % 16 == 0) __builtin_prefetch(ahead, 0, kLocality), ahead += at.args.ahead_step;
-                CodeLine<8>::read(line, lines + (part / 4 + i) * 64);
-                multiply<R, 0>(CodeLine<8>::template code<0>(line), x + 4 * i, even, odd);
-                multiply<R, 1>(CodeLine<8>::template code<1>(line), x + 4 * i + 1, even, odd);
-                multiply<R, 0>(CodeLine<8>::template code<2>(line), x + 4 * i + 2, even, odd);
-                multiply<R, 1>(CodeLine<8>::template code<3>(line), x + 4 * i + 3, even, odd);
+                Line::read(line, lines + (part / 4 + i) * 64);
+                multiply<R, 0>(Line::template code<0>(line), x + 4 * i, even, odd);
+                multiply<R, 1>(Line::template code<1>(line), x + 4 * i + 1, even, odd);
+                multiply<R, 0>(Line::template code<2>(line), x + 4 * i + 2, even, odd);
+                multiply<R, 1>(Line::template code<3>(line), x + 4 * i + 3, even, odd);
             }
             finish_step<R>(at, step * 64 + part, even, odd);
         }
@@ -287,7 +321,7 @@ struct CodesKernel {
     template <int R, int kLocality>
     static void block(const BlockArgs& args) noexcept {
         const Coding coding = args.coding;
-        CodeLine<kBits> line(coding.bias);
+        Line line(coding.bias);
         GroupScales scales;
         alignas(64) float parts[R][kPanel] = {};
         const std::byte *weights = args.weights, *ahead = args.ahead;

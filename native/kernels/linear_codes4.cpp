@@ -5,8 +5,8 @@ namespace penstock::PENSTOCK_ISA {
 
 void linear_codes4(const PackedWeight& w, const Operand& a, int64_t rows, const LinearOut& out,
                    int64_t panel_begin, int64_t panel_end, std::byte* scratch) noexcept {
-    const auto run = group_of(w.format) == 32 ? LinearFloat<CodesKernel<4, 32, false>>::run
-                                              : LinearFloat<CodesKernel<4, 32, true>>::run;
+    const auto run = group_of(w.format) == 32 ? LinearFloat<CodesKernel<CodeLine<4>, 32, false>>::run
+                                              : LinearFloat<CodesKernel<CodeLine<4>, 32, true>>::run;
     run(w, a, rows, out, panel_begin, panel_end, scratch);
 }
 

@@ -6,7 +6,7 @@
 namespace penstock::PENSTOCK_ISA {
 
 LinearKernel linear_float32, linear_float16, linear_bfloat16, linear_int8, linear_int4, linear_codes4,
-    linear_codes8;
+    linear_codes8, linear_mxfp4;
 OperandKernel operand_float32, operand_bfloat16, operand_int8;
 NormKernel norm;
 GatedKernel gated;
@@ -35,6 +35,7 @@ const KernelTable& table() noexcept {
                                         linear_int4,
                                         linear_codes4,
                                         linear_codes8,
+                                        linear_mxfp4,
                                         operand_float32,
                                         operand_bfloat16,
                                         operand_int8,

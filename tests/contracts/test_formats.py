@@ -45,6 +45,8 @@ def codes_bound(name: str) -> Callable[[F32], F32]:
 
     def bound(w: F32) -> F32:
         coding = FORMATS[name].coding  # type: ignore[attr-defined]
+        if coding.trailer == "exponent":
+            return group_bound(coding.group)(w) * np.float32(8 / 5)
         span = coding.group if coding.trailer in ("scale", "zero", "min") else 128
         n, k = w.shape
         padded = np.zeros((n, round_up(k, span)), np.float32)

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from penstock.weights.coding import PARTS, CodedRows
+from penstock.weights.coding import E2M1, PARTS, CodedRows
 from penstock.weights.format import FORMATS
 
 native = pytest.importorskip("penstock._native", reason="this build has no native backend")
 
 F32 = NDArray[np.float32]
-NAMES = [name for name in FORMATS if name.startswith("int")]
+NAMES = [name for name in FORMATS if name.startswith("int")] + ["mxfp4"]
 SHAPES = [(33, 64), (5, 320), (32, 576), (65, 1216)]
 
 
@@ -86,7 +86,8 @@ def by_contract(weight: Weight, x: F32) -> F32:
             acc = rounded(acc + chains(wide[:, k : k + 32], codes[:, k : k + 32]))
         return (acc.astype(np.float32) * scale).astype(np.float32)
     rows = weight.rows()
-    codes, scale = rows.codes.astype(np.longdouble), rows.scale().astype(np.longdouble)
+    codes = E2M1[rows.codes] if weight.name == "mxfp4" else rows.codes
+    codes, scale = codes.astype(np.longdouble), rows.scale().astype(np.longdouble)
     offset = rows.offset()
     group = rows.coding.group
     for g, first in enumerate(range(0, weight.k, group)):
@@ -184,7 +185,7 @@ def test_every_code_counts_as_it_stands(isa, name):
         "min": 0 * groups,
         "sub_min": 0 * groups,
     }
-    parts |= {"d": groups[:, :1], "dmin": 0 * groups[:, :1]}
+    parts |= {"d": groups[:, :1], "dmin": 0 * groups[:, :1], "exponent": 127 * groups.astype(np.int16)}
     named = {part: parts[part].astype(dtype) for part, dtype, _ in PARTS[coding.trailer]}
     rows = CodedRows(coding, np.repeat(codes[:, None], 128, axis=1).astype(np.int8), named)
     packed = aligned(coding.pack(rows))
@@ -192,4 +193,4 @@ def test_every_code_counts_as_it_stands(isa, name):
         isa, name, packed, len(codes), 128, np.ones((3, 128), np.float32), None, None, "bfloat16"
     )
 
-    assert (y == 128 * codes).all()
+    assert (y == 128 * (E2M1 if name == "mxfp4" else codes)).all()

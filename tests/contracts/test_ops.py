@@ -8,7 +8,7 @@ import pytest
 
 from penstock.ops.attention import KVBlocks
 from penstock.ops.contract import OPS, Op, Operand, op
-from penstock.ops.pointwise import ACTIVATIONS
+from penstock.ops.pointwise import ACTIVATIONS, GATES
 from penstock.ops.state_space import StateBlocks
 
 SMALL = {
@@ -58,7 +58,7 @@ CASES: list[tuple[str, Mapping[str, int], dict[str, Any]]] = [
     *[("activated_operand", SMALL, {"act": "relu2", "to": to}) for to in ("float32", "bfloat16", "int8")],
     ("embed", SMALL, {}),
     ("embed", SMALL, {"scale": 3.0, "position_offset": 2}),
-    *[("gated", SMALL, {"act": act}) for act in ACTIVATIONS],
+    *[("gated", SMALL, {"act": act}) for act in (*ACTIVATIONS, *GATES)],
     *[("gated_operand", SMALL, {"act": "silu", "to": to}) for to in ("float32", "bfloat16", "int8")],
     ("head_norm", HEADS, NORM | {"span": 16}),
     ("head_norm", HEADS | {"W": 64}, LAYER | {"span": 16}),

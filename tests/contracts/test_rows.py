@@ -91,6 +91,28 @@ def test_gated_is_right_and_has_one_set_of_bits(isa: str, act: str, kind: str) -
         assert y.tobytes() == native.test_gated(ISAS[0], kind, x, act).tobytes()
 
 
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_clamped_gate_is_right_and_has_one_set_of_bits(isa: str) -> None:
+    """Within the limits, at them, and beyond them on all sides."""
+    for width in WIDTHS:
+        x = (np.random.default_rng(width).standard_normal((19, 2 * width)) * 6).astype(np.float32)
+        x[:4, 0] = x[:4, width] = [-1e30, 1e30, 7, -7]
+        y = native.test_gated(isa, "float32", x, "clamped_swiglu")
+
+        gate, up = np.minimum(x[:, :width], 7).astype(np.float64), np.clip(x[:, width:], -7, 7)
+        expected = gate / (1 + np.exp(-1.702 * np.maximum(gate, -400))) * (up.astype(np.float64) + 1)
+        assert np.all(np.abs(y - expected) <= 1e-5)
+        assert y.tobytes() == native.test_gated(ISAS[0], "float32", x, "clamped_swiglu").tobytes()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_gate_that_is_no_number_stays_none(isa: str) -> None:
+    for column in (0, 1):
+        x = np.ones((1, 2), np.float32)
+        x[0, column] = np.nan
+        assert np.isnan(native.test_gated(isa, "float32", x, "clamped_swiglu")).all()
+
+
 @pytest.mark.parametrize("act", ACTIVATIONS)
 @pytest.mark.parametrize("isa", ISAS)
 def test_activations_hold_over_the_whole_range_of_gates(isa: str, act: str) -> None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from penstock.model.build import build
 from penstock.model.family import FAMILIES, read_model
+from penstock.model.spec import ModelSpec, MoESpec
 
 TOKENIZER = Path(__file__).parents[1] / "fixtures" / "tokenizers" / "byte_level_llama3"
 VOCAB_SIZE = 509  # prime; the tokenizer knows 461 of them
@@ -99,6 +100,7 @@ class OwnShape:
     architecture: str
     dtype: str
     own: dict[str, Any]  # Any: JSON
+    has_mxfp4: bool = False  # experts as gpt-oss stores them
 
     def config(self) -> dict[str, Any]:  # Any: JSON
         common = {"vocab_size": VOCAB_SIZE, "eos_token_id": list(EOS_IDS), "tie_word_embeddings": False}
@@ -124,6 +126,8 @@ class OwnShape:
                     fused[name] = []
                 fused[name].append((rows, *rest))
         for name, shapes in fused.items():
+            if self.has_mxfp4 and ".experts." in name:
+                continue
             shape = (sum(rows for rows, *_ in shapes), *shapes[0][1:])
             if "{}" in name:
                 head_dim = spec.layers[0].attention.head_dim
@@ -133,10 +137,25 @@ class OwnShape:
                 yield name, shape[::-1]
             else:
                 yield name, shape
+        if self.has_mxfp4:
+            yield from self._mxfp4_experts(spec)
+
+    @staticmethod
+    def _mxfp4_experts(spec: ModelSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
+        for index, layer in enumerate(spec.layers):
+            assert isinstance(layer.mlp, MoESpec)
+            count, inner, hidden = layer.mlp.num_experts, layer.mlp.intermediate_size, spec.hidden_size
+            for part, n, k in (("gate_up", 2 * inner, hidden), ("down", hidden, inner)):
+                base = f"model.layers.{index}.mlp.experts.{part}_proj"
+                yield f"{base}_blocks", (count, n, k // 32, 16)
+                yield f"{base}_scales", (count, n, k // 32)
+                yield f"{base}_bias", (count, n)
 
 
-def of_kind(architecture: str, dtype: str = "bfloat16", **own: Any) -> OwnShape:  # Any: JSON
-    return OwnShape(architecture, dtype, own)
+def of_kind(
+    architecture: str, dtype: str = "bfloat16", has_mxfp4: bool = False, **own: Any
+) -> OwnShape:  # Any: JSON
+    return OwnShape(architecture, dtype, own, has_mxfp4)
 
 
 HF_SIZES = {"hidden_size": 160, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -244,6 +263,18 @@ SHAPES |= {
         routed_scaling_factor=1.5,
     ),
     "olmoe": of_kind("OlmoeForCausalLM", **RMS, num_experts=16, num_experts_per_tok=5),
+    "gpt_oss": of_kind(
+        "GptOssForCausalLM", **RMS, num_local_experts=8, num_experts_per_tok=3, sliding_window=150
+    ),
+    "gpt_oss_mxfp4": of_kind(
+        "GptOssForCausalLM",
+        **RMS,
+        num_local_experts=8,
+        num_experts_per_tok=3,
+        sliding_window=150,
+        quantization_config={"quant_method": "mxfp4"},
+        has_mxfp4=True,
+    ),
 }
 
 
@@ -296,14 +327,21 @@ def write_checkpoint(folder: Path, shape: Shape | OwnShape, seed: int = 0) -> Pa
     header: dict[str, Any] = {}  # Any: JSON
     end = 0
     for name, dims in shape.tensors():
-        begin, end = end, end + int(np.prod(dims)) * np.dtype(dtype).itemsize
-        header[name] = {"dtype": code, "shape": dims, "data_offsets": [begin, end]}
+        own = ("U8", np.uint8) if name.endswith(("_blocks", "_scales")) else (code, dtype)
+        begin, end = end, end + int(np.prod(dims)) * np.dtype(own[1]).itemsize
+        header[name] = {"dtype": own[0], "shape": dims, "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with (folder / "model.safetensors").open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for index, (name, dims) in enumerate(shape.tensors()):
-            file.write(_weights(name, dims, np.random.default_rng([seed, index])).astype(dtype).tobytes())
+            rng = np.random.default_rng([seed, index])
+            if name.endswith("_blocks"):
+                file.write(rng.integers(0, 256, dims, np.uint8).tobytes())
+            elif name.endswith("_scales"):
+                file.write(rng.integers(120, 124, dims, np.uint8).tobytes())
+            else:
+                file.write(_weights(name, dims, rng).astype(dtype).tobytes())
     return folder
 
 

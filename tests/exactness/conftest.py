@@ -30,11 +30,11 @@ MODELS: dict[str, tuple[str, str]] = {
 FAMILY_MODELS: dict[str, tuple[str, str]] = {
     name: (name, weights)
     for name, weights in zip(
-        [name for name, shape in SHAPES.items() if isinstance(shape, OwnShape)],
+        [name for name, shape in SHAPES.items() if isinstance(shape, OwnShape) and not shape.has_mxfp4],
         cycle(("auto", "int8", "int4_g64")),
         strict=False,
     )
-}
+} | {"gpt_oss_mxfp4": ("gpt_oss_mxfp4", "auto")}
 FORMATS = ("float32", "float16", "bfloat16", "int8", "int4_g32", "int4_g64", "int4_g128")  # one of each
 Load = Callable[..., Loaded]  # (model name, *, threads=1, isa=None): a new one each time
 Engines = Callable[..., Mapping[int, Loaded]]  # (model name, isa=None) -> by number of threads; kept

@@ -245,6 +245,22 @@ MIXTURES: dict[str, tuple[Any, dict[str, Any], int]] = {
         | rope(1e4, partial_rotary_factor=0.5),
         40,
     ),
+    "gpt_oss": (
+        hf.GptOssConfig,
+        EXPERTS
+        | {"head_dim": 16, "intermediate_size": 32, "num_local_experts": 5, "num_experts_per_tok": 3}
+        | {"sliding_window": 24, "hidden_size": 32}
+        | rope(
+            1.5e5,
+            rope_type="yarn",
+            factor=8.0,
+            original_max_position_embeddings=64,
+            beta_fast=32.0,
+            beta_slow=1.0,
+            truncate=False,
+        ),
+        72,
+    ),
     "olmoe": (
         hf.OlmoeConfig,
         EXPERTS | {"intermediate_size": 32, "num_experts": 8, "num_experts_per_tok": 3} | rope(1e4),

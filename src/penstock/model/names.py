@@ -34,8 +34,9 @@ class Names:
     optional_prefix: str = ""  # of all names but lm_head; some files of the lineage leave it out
     # Tables that are looked up together -> one whose first row all of them gain; the latter is used up
     gains: Mapping[str, str] = field(default_factory=dict)
-    # Tensors of newer files, of all experts: [E, rows, K] -> names with `*` that share the rows
+    # Tensors of newer files, of all experts: [E, rows, K] or [E, rows] -> names with `*` that share the rows
     stacked: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    takes_turns: bool = False  # rows of a stacked tensor: one of each part, then the next of each
 
     @property
     def changes_tensors(self) -> bool:
@@ -133,16 +134,20 @@ HF_SANDWICH: Final = with_layer(  # norms of the outputs, and perhaps of the inp
 )
 
 
+PARTS: Final = ("gate", "up", "down")  # of an expert
+
+
 def experts(module: str, gate: str, up: str, down: str) -> dict[str, str]:
     """Names of an MLP for each expert: experts("mlp.experts", "gate_proj", "up_proj", "down_proj")."""
-    parts = {"gate": gate, "up": up, "down": down}
-    return {f"mlp.experts.*.{part}": f"{module}.*.{name}.weight" for part, name in parts.items()}
+    return plain(
+        **{f"mlp__experts__*__{p}": f"{module}.*.{n}" for p, n in zip(PARTS, (gate, up, down), strict=True)}
+    )
 
 
-def stacked_experts(module: str, names: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-    """How transformers 5 stores what `experts` names, in two tensors of `module`."""
-    gate, up, down = (names[f"mlp.experts.*.{part}"] for part in ("gate", "up", "down"))
-    return {f"{module}.gate_up_proj": (gate, up), f"{module}.down_proj": (down,)}
+def stacked_experts(module: str, names: Mapping[str, str], kind: str = "") -> dict[str, tuple[str, ...]]:
+    """How transformers 5 stores what `experts` names, in two tensors of `module`; `kind`: "_bias" or none."""
+    gate, up, down = (names[f"mlp.experts.*.{part}{kind}"] for part in ("gate", "up", "down"))
+    return {f"{module}.gate_up_proj{kind}": (gate, up), f"{module}.down_proj{kind}": (down,)}
 
 
 _EXPERTS: Final = experts("mlp.experts", "gate_proj", "up_proj", "down_proj")

@@ -145,7 +145,7 @@ class MLPSpec:
     """down(act(gate(x)) * up(x)), or down(act(up(x))) where nothing gates."""
 
     intermediate_size: int
-    act: str = "silu"  # ACTIVATIONS of ops/pointwise.py
+    act: str = "silu"  # ACTIVATIONS or, where it gates, GATES of ops/pointwise.py
     bias: bool = False
     is_gated: bool = True
 

@@ -62,7 +62,7 @@ class _Unfolded(Mapping[str, Tensor]):
     def _whole(self, name: str, stored: str) -> Tensor:
         tensor = self._tensors[stored]
         if any(re.fullmatch(pattern, name) for pattern in self._names.transposed):
-            tensor = _array(tensor, name).T
+            tensor = _array(tensor, name).swapaxes(-1, -2)
         if any(re.fullmatch(pattern, name) for pattern in self._names.flattened):
             tensor = _array(tensor, name).reshape(-1)
         return tensor
@@ -117,7 +117,7 @@ class _Unfolded(Mapping[str, Tensor]):
                 continue
             whole = self._makers.pop(prefix + stored)
             shape = whole().shape
-            if len(shape) != 3 or shape[0] != num_experts or shape[1] % len(parts):
+            if len(shape) not in (2, 3) or shape[0] != num_experts or shape[1] % len(parts):
                 raise ModelLoadError(
                     "shape_mismatch",
                     f"tensor {prefix + stored} has shape {list(shape)}, config.json wants {num_experts} "
@@ -127,8 +127,10 @@ class _Unfolded(Mapping[str, Tensor]):
             for expert in range(num_experts):
                 for index, part in enumerate(parts):
                     name = prefix + part.replace("*", str(expert))
-                    begin = index * rows
-                    self._makers[name] = partial(_of_expert, whole, name, expert, begin, begin + rows)
+                    begin, step = (index, len(parts)) if self._names.takes_turns else (index * rows, 1)
+                    self._makers[name] = partial(
+                        _of_expert, whole, expert, slice(begin, begin + (rows - 1) * step + 1, step)
+                    )
 
     def _stack(self, name: str, count: int) -> None:
         """One vector out of one for each head."""
@@ -158,9 +160,9 @@ def _turned(part: Callable[[], Tensor], groups: int) -> Tensor:
     return stored.reshape(groups, -1, stored.shape[1]).swapaxes(1, 2).reshape(-1, len(stored) // groups)
 
 
-def _of_expert(whole: Callable[[], Tensor], name: str, expert: int, begin: int, end: int) -> Tensor:
-    """Rows [begin, end) of one expert, where they lie."""
-    return _array(whole(), name)[expert, begin:end]
+def _of_expert(whole: Callable[[], Tensor], expert: int, rows: slice) -> Tensor:
+    """Rows of one expert, where they lie."""
+    return whole()[expert, rows]
 
 
 def _rows(canonical: str, layer: LayerSpec) -> int:

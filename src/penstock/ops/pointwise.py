@@ -47,6 +47,15 @@ ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
 }
 
 
+def _clamped_swiglu(gate: Array, up: Array) -> Array:
+    limit = np.float32(7)
+    return _quick_gelu(np.minimum(gate, limit)) * (np.clip(up, -limit, limit) + np.float32(1))
+
+
+# Ways to gate that are no act(gate) * up.
+GATES: Mapping[str, Callable[[Array, Array], Array]] = {"clamped_swiglu": _clamped_swiglu}
+
+
 @op(
     dims="x[T,H], y[T,H] -> z[T,H]",
     tolerance={"float32": 0.0},
@@ -85,8 +94,11 @@ def join(x: Array, y: Array) -> Array:
     flops=lambda d: 5 * d["T"] * d["F"],
 )
 def gated(gate: Array, up: Array, *, act: str) -> Array:
-    """act(gate) * up. Shazeer 2020, arXiv:2002.05202."""
-    return ACTIVATIONS[act](gate) * up
+    """act(gate) * up. Shazeer 2020, arXiv:2002.05202.
+
+    clamped_swiglu: quick_gelu(min(gate, 7)) * (1 + up), up within -7 .. 7 (gpt-oss, arXiv:2508.10925).
+    """
+    return GATES[act](gate, up) if act in GATES else ACTIVATIONS[act](gate) * up
 
 
 @op(

@@ -14,9 +14,12 @@ at a multiple of 64 bytes:
     super     d fp16 [32], dmin fp16 [32], sub_scale u8 [G][32], sub_min u8 [G][32]
                                                                    d * sub_scale, -dmin * sub_min
     sub       d fp16 [32], sub_scale s8 [G][32]                                   d * sub_scale, 0
+    exponent  exponent u8 [G][32]                                                 2 ** (exponent - 127), 0
 
-All these products are exact in float32. Four bits are stored as code + bias. native/kernels/codes.h reads
-the same bytes.
+All these products are exact in float32. Four bits are stored as code + bias. With exponents for scales they
+are E2M1, floats of four bits (OCP Microscaling Formats v1.0): a code is then what is stored, and E2M1[code]
+what multiplies the scale. An exponent of 0 stands for 0, since 2 ** -127 is no normal number.
+native/kernels/codes.h reads the same bytes.
 """
 
 from collections.abc import Iterator, Mapping
@@ -43,7 +46,12 @@ PARTS: Final[Mapping[str, tuple[tuple[str, Any, bool], ...]]] = {  # Any: numpy'
         ("sub_min", np.uint8, True),
     ),
     "sub": (("d", np.float16, False), ("sub_scale", np.int8, True)),
+    "exponent": (("exponent", np.uint8, True),),
 }
+
+NAN_EXPONENT: Final = 255
+_MAGNITUDES: Final = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+E2M1: Final = np.array([*_MAGNITUDES, *(-x for x in _MAGNITUDES)], np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,13 +175,15 @@ class CodedRows:
     """
 
     coding: Coding
-    codes: NDArray[np.int8]  # [n, k]: what multiplies the scale
+    codes: NDArray[np.int8]  # [n, k]: what multiplies the scale, or its place in E2M1
     parts: Mapping[str, NDArray[Any]]  # Any: fp16, s8 or u8
 
     def scale(self) -> NDArray[np.float32]:
         """[n, groups]."""
         if "scale" in self.parts:
             return self.parts["scale"].astype(np.float32)
+        if "exponent" in self.parts:
+            return (self.parts["exponent"].astype(np.uint32) << 23).view(np.float32)
         return self._spread("d") * self.parts["sub_scale"].astype(np.float32)
 
     def offset(self) -> NDArray[np.float32] | None:
@@ -189,7 +199,7 @@ class CodedRows:
     def values(self) -> NDArray[np.float32]:
         """The [n, k] weights, each rounded once."""
         k = self.codes.shape[1]
-        out = self.codes.astype(np.float32)
+        out = E2M1[self.codes] if "exponent" in self.parts else self.codes.astype(np.float32)
         out *= np.repeat(self.scale(), self.coding.group, axis=1)[:, :k]
         offset = self.offset()
         if offset is not None:
@@ -211,6 +221,8 @@ class CodedRows:
         return found
 
     def is_finite(self) -> bool:
+        if "exponent" in self.parts:
+            return bool((self.parts["exponent"] != NAN_EXPONENT).all())
         return all(np.isfinite(part).all() for part in self.parts.values() if part.dtype == np.float16)
 
     def _spread(self, name: str) -> NDArray[np.float32]:

@@ -18,16 +18,29 @@ from penstock.weights.coding import CodedBlocks, CodedRows
 
 @dataclass(frozen=True, slots=True)
 class CodedTensor:
-    """A matrix [N,K] that a checkpoint stores as integer codes, decoded a few rows at a time."""
+    """A matrix [N,K] that a checkpoint stores as codes, decoded a few rows at a time; or a stack [E,N,K]."""
 
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     format: str  # a name of FORMATS that holds it without loss
-    decode: Callable[[slice], CodedRows]  # of these rows
+    decode: Callable[[slice], CodedRows]  # of these rows; of a stack: those of all matrices under each other
     blocks: Callable[[slice], CodedBlocks] | None = None  # the same rows undecoded, where a packer takes them
 
     @property
     def ndim(self) -> int:
-        return 2
+        return len(self.shape)
+
+    def __getitem__(self, place: tuple[int, slice]) -> "CodedTensor":
+        """Rows of one matrix of a stack."""
+        index, rows = place
+        _, n, k = self.shape
+        chosen = range(n)[rows]
+
+        def decode(part: slice) -> CodedRows:
+            few = chosen[part]
+            first = index * n
+            return self.decode(slice(first + few.start, first + few.stop, few.step))
+
+        return CodedTensor((len(chosen), k), self.format, decode)
 
 
 Tensor = np.ndarray | CodedTensor

@@ -191,3 +191,73 @@ def test_a_missing_part_is_refused(lost):
     del tensors[f"m.{lost}"]
     with pytest.raises(ModelLoadError, match=lost):
         read(tensors, gptq())
+
+
+FP4_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
+
+
+def mxfp4_tensors(experts: int, n: int, k: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng([experts, n, k])
+    return {
+        "m.gate_up_proj_blocks": rng.integers(0, 256, (experts, n, k // 32, 16), np.uint8),
+        "m.gate_up_proj_scales": rng.integers(1, 250, (experts, n, k // 32), np.uint8),
+        "m.bias": np.zeros((experts, n), np.float32),
+    }
+
+
+def mxfp4_values(t: dict[str, np.ndarray]) -> np.ndarray:
+    """As transformers' convert_moe_packed_tensors: the low half of a byte comes first."""
+    blocks, scales = t["m.gate_up_proj_blocks"], t["m.gate_up_proj_scales"]
+    table = np.array(FP4_VALUES, np.float64)
+    pairs = np.stack([table[blocks & 15], table[blocks >> 4]], axis=-1).reshape(*blocks.shape[:3], 32)
+    wide = np.ldexp(pairs, scales.astype(np.int32)[..., None] - 127)
+    return wide.reshape(*blocks.shape[:2], -1)
+
+
+def test_mxfp4_experts_are_what_their_codes_and_exponents_say():
+    tensors = mxfp4_tensors(3, 10, 96)
+    found = with_codes(Checkpoint(tensors, ""), {"quant_method": "mxfp4"}).tensors
+    assert set(found) == {"m.gate_up_proj_blocks", "m.bias"}
+    stack = found["m.gate_up_proj_blocks"]
+    assert isinstance(stack, CodedTensor)
+    assert (stack.shape, stack.format) == ((3, 10, 96), "mxfp4")
+    expected = mxfp4_values(tensors)
+    for expert in range(3):
+        for rows in (slice(0, 9, 2), slice(1, 10, 2), slice(4, 7)):  # gates and ups in turns; three rows
+            part = stack[expert, rows]
+            values = part.decode(slice(0, part.shape[0])).values()
+            assert (values.astype(np.float64) == expected[expert, rows]).all()
+    odd = stack[2, slice(1, 10, 2)]
+    assert (odd.decode(slice(2, 4)).values() == expected[2, [5, 7]]).all()
+    packed = FORMATS["mxfp4"].coding.pack(odd.decode(slice(0, 5)))
+    assert (FORMATS["mxfp4"].unpack(packed, 5, 96) == expected[2, 1::2]).all()
+
+
+def test_an_exponent_that_stands_for_no_number_is_told():
+    tensors = mxfp4_tensors(1, 2, 64)
+    tensors["m.gate_up_proj_scales"][0, 1, 1] = 255
+    stack = with_codes(Checkpoint(tensors, ""), {"quant_method": "mxfp4"}).tensors["m.gate_up_proj_blocks"]
+    assert isinstance(stack, CodedTensor)
+    assert not stack[0, slice(0, 2)].decode(slice(0, 2)).is_finite()
+    assert stack[0, slice(0, 1)].decode(slice(0, 1)).is_finite()
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "why"),
+    [
+        ({"m.gate_up_proj_scales": None}, "missing_tensor", "not in the checkpoint"),
+        ({"m.gate_up_proj_scales": np.zeros((2, 4, 3), np.uint8)}, "shape_mismatch", "scales of blocks"),
+        ({"m.gate_up_proj_blocks": np.zeros((2, 4, 2, 8), np.uint8)}, "shape_mismatch", "scales of blocks"),
+        ({"m.gate_up_proj_blocks": np.zeros((2, 4, 2, 16), np.int8)}, "shape_mismatch", "no codes"),
+    ],
+)
+def test_mxfp4_of_other_shapes_is_refused(change, code, why):
+    tensors = {k: v for k, v in (mxfp4_tensors(2, 4, 64) | change).items() if v is not None}
+    with pytest.raises(ModelLoadError, match=why) as caught:
+        with_codes(Checkpoint(tensors, ""), {"quant_method": "mxfp4"})
+    assert caught.value.code == code
+
+
+def test_mxfp4_with_a_key_that_nobody_knows_is_refused():
+    with pytest.raises(ModelLoadError, match="bits"):
+        with_codes(Checkpoint({}, ""), {"quant_method": "mxfp4", "bits": 6})

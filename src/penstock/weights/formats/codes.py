@@ -9,6 +9,7 @@
     int8_g32_min                 9                                            GGUF Q5_1
     int8_super                   8.75                                         GGUF Q5_K
     int8_super16                 8.625                                        GGUF Q6_K
+    mxfp4                        4.25                                         MXFP4 (gpt-oss)
 
 Bytes: weights/coding.py. They are computed with under the BF16 contract: bf16 activations times the code, the
 scale applied to the group's sum. `pack` rounds ordinary weights to the nearest code, for tests: an importer
@@ -22,7 +23,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.weights.coding import SUPERBLOCK_K, CodedRows, Coding
+from penstock.weights.coding import E2M1, SUPERBLOCK_K, CodedRows, Coding
 from penstock.weights.format import FORMATS, PANEL_COLUMNS, padded
 
 F32 = NDArray[np.float32]
@@ -39,11 +40,16 @@ class Codes:
         return self.coding.panel_bytes(k) / (PANEL_COLUMNS * k)
 
     def pack(self, w: F32) -> NDArray[np.uint8]:
-        """Rounded to nearest, with scales from the extremes of each group; |error| <= 0.6 of a step."""
+        """Rounded to nearest, with scales from the extremes of each group; |error| <= 0.6 of a step.
+
+        E2M1: the greatest of a group lies within 3 .. 6 of its scale, so |error| <= 1 / 5 of the greatest.
+        """
         wide = padded(w)
         n, k = wide.shape
         group = self.coding.group
         groups = np.pad(wide, ((0, 0), (0, -k % group))).reshape(n, -1, group)
+        if self.coding.trailer == "exponent":
+            return self.coding.pack(_nearest_e2m1(groups, self.coding, k))
         parts, step, offset = _SCALES[self.coding.trailer](groups, self.coding)
         ratio = np.divide(
             groups - offset[:, :, None],
@@ -57,6 +63,19 @@ class Codes:
 
     def unpack(self, packed: NDArray[np.uint8], n: int, k: int) -> F32:
         return self.coding.unpack(packed, n, k).values()
+
+
+def _nearest_e2m1(groups: F32, coding: Coding, k: int) -> CodedRows:
+    """The least power of two that keeps a group within 6 of it, then the nearest code, of two the first."""
+    greatest = np.abs(groups).max(axis=2)
+    _, exponent = np.frexp(greatest / np.float32(6))
+    is_power = np.ldexp(np.float32(0.5), exponent) * 6 == greatest
+    exponent = np.where(greatest > 0, np.clip(exponent - is_power + 127, 1, 254), 0).astype(np.uint8)
+    scale = (exponent.astype(np.uint32) << 23).view(np.float32)[:, :, None]
+    ratio = np.divide(groups, scale, out=np.zeros_like(groups), where=scale != 0)
+    between = (E2M1[1:8] + E2M1[:7]) / 2
+    codes = np.searchsorted(between, np.abs(ratio)).astype(np.int8) + np.int8(8) * np.signbit(ratio)
+    return CodedRows(coding, codes.astype(np.int8).reshape(len(groups), -1)[:, :k], {"exponent": exponent})
 
 
 def _range(coding: Coding) -> tuple[int, int]:
@@ -142,5 +161,6 @@ for made in (
     Codes("int8_g32_min", Coding(8, 32, "min")),
     Codes("int8_super", Coding(8, 32, "super")),
     Codes("int8_super16", Coding(8, 16, "sub")),
+    Codes("mxfp4", Coding(4, 32, "exponent")),
 ):
     FORMATS.register(made.name)(made)
