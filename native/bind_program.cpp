@@ -313,6 +313,7 @@ class BoundProgram {
         op.output = out;
         const int64_t width = program_.value(out).width;
         check(program_.value(in).width == (is_gated ? 2 : 1) * width, "gated width");
+        check(is_gated || activation_of(act) != Activation::kClampedSwiglu, "an activation that gates");
         op.gated = {nullptr, 0, width, activation_of(act), is_gated, {}};
         program_.add_op(op);
     }
@@ -376,7 +377,8 @@ class BoundProgram {
                  int64_t n_in, int64_t k_in, const std::optional<F32>& gate_up_bias,
                  const Array<const uint8_t>& down, const std::string& down_format, int64_t n_out,
                  int64_t k_out, const std::optional<F32>& down_bias, int num_experts, const std::string& act,
-                 const std::vector<int>& values, int out) {
+                 const std::vector<int>& values, int64_t num_resident, int out) {
+        check(num_resident >= 1 && num_resident <= num_experts, "experts in memory: one to all");
         check(values.size() == 4 && num_experts >= 1 && num_experts <= kMaxExperts,
               "experts and their values");
         const int64_t top_k = program_.value(routing).width / 2;
@@ -407,7 +409,19 @@ class BoundProgram {
                   "operand does not fit the experts");
             program_.add_op(op);
         };
-        program_.add_op(append(OpKind::kSortExperts, routing, -1));
+        OpRecord sort = append(OpKind::kSortExperts, routing, -1);
+        if (num_resident < num_experts) {
+            const auto span = [&](const Array<const uint8_t>& packed) -> Residency::Span {
+                return {reinterpret_cast<const std::byte*>(packed.data()),
+                        static_cast<int64_t>(packed.size()) / num_experts};
+            };
+            check(foreseen_ < static_cast<int>(program_.residencies().size()) ||
+                      foreseen_experts_ == num_experts,
+                  "another layer was foreseen");
+            sort.residency = program_.add_residency(std::make_unique<Residency>(
+                num_experts, num_resident, std::array{span(gate_up), span(down)}));
+        }
+        program_.add_op(sort);
         program_.add_op(append(OpKind::kGatherExperts, x, values[0]));
         append_linear(gate_up, format, n_in, k_in, gate_up_bias, values[0], values[1]);
         OpRecord op = append(OpKind::kExpertGated, values[1], values[2]);
@@ -417,9 +431,40 @@ class BoundProgram {
         program_.add_op(op);
         append_linear(down, down_format, n_out, k_out, down_bias, values[2], values[3]);
         check(n_out / num_experts == hidden, "experts' output width");
+        if (sort.residency >= 0) {
+            op = append(OpKind::kTrimExperts, -1, -1);
+            op.residency = sort.residency;
+            program_.add_op(op);
+        }
         op = append(OpKind::kCombineExperts, values[3], out);
         op.addend = routing;
         program_.add_op(op);
+    }
+
+    // The experts that `routing` names will be read by the next layer that is added with some in memory
+    // alone.
+    void foresee(int routing, int num_experts) {
+        OpRecord op{OpKind::kForeseeExperts};
+        op.input = routing;
+        op.top_k = program_.value(routing).width / 2;
+        op.num_experts = num_experts;
+        op.residency = static_cast<int>(program_.residencies().size());
+        check(op.top_k >= 1 && op.top_k <= num_experts, "routing width");
+        foreseen_ = op.residency;
+        foreseen_experts_ = num_experts;
+        program_.add_op(op);
+    }
+
+    // [layers][3]: experts found in memory, missing, and missing but foreseen; since the program was made.
+    NumpyArray<int64_t> residency() const {
+        const auto& layers = program_.residencies();
+        auto out = make_array<int64_t>({layers.size(), 3});
+        int64_t* at = out.data();
+        for (const auto& layer : layers)
+            for (const auto* count :
+                 {&layer->counts().hits, &layer->counts().misses, &layer->counts().foreseen})
+                *at++ = count->load();
+        return out;
     }
 
     void sample(int logits) {
@@ -447,6 +492,8 @@ class BoundProgram {
               "step array sizes");
         check(block_tables.size() == sizes_.num_blocks.size() && !block_tables.empty(),
               "one block table per KV group");
+        check(foreseen_ < static_cast<int>(program_.residencies().size()),
+              "no layer was added that is foreseen");
         Step step{};
         const int64_t max_blocks = static_cast<int64_t>(block_tables[0].shape(1));
         for (std::size_t g = 0; g < block_tables.size(); ++g) {
@@ -608,6 +655,8 @@ class BoundProgram {
     Program program_;
     Sizes sizes_;
     std::vector<int32_t> slots_;  // of a step with a tree
+    int foreseen_ = -1;           // a layer to be added
+    int64_t foreseen_experts_ = 0;
 };
 
 }  // namespace
@@ -652,7 +701,9 @@ void bind_program(nb::module_& m) {
              nb::arg(), nb::arg(), nb::arg(), nb::arg())
         .def("experts", &BoundProgram::experts, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
              nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none(),
-             nb::arg(), nb::arg(), nb::arg(), nb::arg())
+             nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg())
+        .def("foresee", &BoundProgram::foresee)
+        .def("residency", &BoundProgram::residency)
         .def("sample", &BoundProgram::sample)
         .def("run", &BoundProgram::run)
         .def("read", &BoundProgram::read)

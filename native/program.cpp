@@ -44,6 +44,11 @@ int Program::add_value(const Value& value) {
     return static_cast<int>(values_.size()) - 1;
 }
 
+int Program::add_residency(std::unique_ptr<Residency> residency) {
+    residencies_.push_back(std::move(residency));
+    return static_cast<int>(residencies_.size()) - 1;
+}
+
 void Program::add_op(OpRecord op) {
     ops_.push_back(op);
     units_.emplace_back(pool_->workers());
@@ -118,7 +123,10 @@ int64_t Program::num_units(const OpRecord& op) const noexcept {
         case OpKind::kLatentWrite:  // the first writes keys
             return 1 + (rows + kRowGrain - 1) / kRowGrain;
         case OpKind::kSortExperts:
+        case OpKind::kTrimExperts:
             return 1;
+        case OpKind::kForeseeExperts:
+            return op.num_experts;
         case OpKind::kGatherExperts:
         case OpKind::kExpertGated:
             return rows * op.top_k;
@@ -357,8 +365,26 @@ void Program::run_op(const OpRecord& op, Units& units, int worker) noexcept {
             return;
         }
         case OpKind::kSortExperts: {
-            while (units.take(worker, 1, begin, end))
+            while (units.take(worker, 1, begin, end)) {
                 experts_.sort(floats(op.input), rows, op.top_k, op.num_experts);
+                if (op.residency >= 0) residencies_[static_cast<std::size_t>(op.residency)]->use(experts_);
+            }
+            return;
+        }
+        case OpKind::kTrimExperts: {
+            while (units.take(worker, 1, begin, end))
+                residencies_[static_cast<std::size_t>(op.residency)]->trim();
+            return;
+        }
+        case OpKind::kForeseeExperts: {
+            const float* const routing = floats(op.input);
+            while (units.take(worker, 1, begin, end)) {
+                bool is_chosen = false;
+                for (int64_t t = 0; t < rows && !is_chosen; ++t)
+                    for (int64_t s = 0; s < op.top_k; ++s)
+                        is_chosen |= routing[t * 2 * op.top_k + s] == static_cast<float>(begin);
+                if (is_chosen) residencies_[static_cast<std::size_t>(op.residency)]->foresee(begin);
+            }
             return;
         }
         case OpKind::kGatherExperts: {

@@ -9,6 +9,7 @@
 #include "dispatch.h"
 #include "experts.h"
 #include "kernels.h"
+#include "residency.h"
 #include "threads.h"
 
 namespace penstock {
@@ -41,6 +42,8 @@ enum class OpKind : uint8_t {
     kGatherExperts,  // an operand's rows, by expert
     kExpertLinear,   // of rows by expert, each expert's with its own part of the weight
     kExpertGated,
+    kTrimExperts,     // of a layer whose experts are not all in memory: those used longest ago leave it
+    kForeseeExperts,  // routing of a layer to come -> its experts are asked for
     kCombineExperts,
     kSample
 };
@@ -54,6 +57,7 @@ struct OpRecord {
     int second = -1, third = -1;  // further inputs
     int group = 0;
     int64_t num_experts = 0, top_k = 0, num_heads = 0;
+    int residency = -1;  // of the layer, if not all of its experts are in memory
     PackedWeight weight{};
     const float* bias = nullptr;
     float scale = 1.0f;
@@ -104,6 +108,9 @@ class Program {
     int add_value(const Value& value);
     void add_op(OpRecord op);
     void reserve_experts(int64_t num_pairs, int64_t num_experts) { experts_.reserve(num_pairs, num_experts); }
+    // In the order of the layers.
+    int add_residency(std::unique_ptr<Residency> residency);
+    const std::vector<std::unique_ptr<Residency>>& residencies() const { return residencies_; }
     const Value& value(int index) const { return values_.at(static_cast<std::size_t>(index)); }
     float* floats(int index) const;
     Operand operand(int index) const;
@@ -142,6 +149,7 @@ class Program {
     std::vector<Units> units_;                    // one per op
     std::vector<AttentionPlan> attention_plans_;  // one per pair of head counts; made by add_op
     ExpertRows experts_;                          // of the layer under way
+    std::vector<std::unique_ptr<Residency>> residencies_;
     const Step* step_ = nullptr;
     Profile profile_;
 };

@@ -96,6 +96,13 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         ),
     ] = "auto"
     memory_bytes: Annotated[int | Auto, option("Memory for keys and values, all layers, in bytes.")] = "auto"
+    expert_bytes: Annotated[
+        int | Auto,
+        option(
+            "Memory for the experts of a mixture, in bytes; the others are read from disk as rows ask for "
+            "them. auto: all, or as many as fit."
+        ),
+    ] = "auto"
     block_size: Annotated[
         int | Auto, option("Tokens per KV block; 64 on the cpu backend.", vllm="--block-size")
     ] = "auto"
@@ -181,6 +188,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     seed: int
     weight_bytes: int
+    resident_experts: int  # of each layer that are kept in memory; 0: the model has none
     kv_bytes: int
     reasons: Mapping[str, str]  # field -> why: `penstock doctor MODEL` prints it
 

@@ -29,6 +29,8 @@ from penstock.model.pooling import PoolingSpec, read_pooling
 from penstock.model.program import KVLayer, Program
 from penstock.model.spec import ModelSpec
 from penstock.model.unfold import unfold
+from penstock.ops.moe import expert_mlp
+from penstock.planner.experts import ExpertFacts
 from penstock.planner.machine import this_machine
 from penstock.planner.plan import DTYPES, Facts, make_plan
 from penstock.scheduler.policy import POLICIES
@@ -84,7 +86,7 @@ def load_model(model: str, config: EngineConfig) -> Loaded:
     checkpoint = with_codes(read_checkpoint(folder), scheme_config)
     names = FAMILIES[spec.architecture].names
     checkpoint = replace(checkpoint, tensors=unfold(checkpoint.tensors, names, spec))
-    plan = make_plan(config, spec, _facts(spec, checkpoint), this_machine())
+    plan = make_plan(config, spec, _facts(spec, checkpoint, config), this_machine())
     program = _program(
         spec, plan.weight_format, plan.head_format, plan.kv_dtype, plan.max_context,
         activations=plan.activations, own_formats=_own_formats(spec, checkpoint),
@@ -189,7 +191,7 @@ def _matrix_dtype(program: Program, checkpoint: Checkpoint) -> str:
     return dtypes.pop() if len(dtypes) == 1 else "float32"
 
 
-def _facts(spec: ModelSpec, checkpoint: Checkpoint) -> Facts:
+def _facts(spec: ModelSpec, checkpoint: Checkpoint, config: EngineConfig) -> Facts:
     own_formats = _own_formats(spec, checkpoint)
 
     @cache
@@ -201,6 +203,16 @@ def _facts(spec: ModelSpec, checkpoint: Checkpoint) -> Facts:
 
     def weight_bytes(weight_format: str, head_format: str) -> int:
         return sum(packed_bytes(w) for w in _wanted(sketch(weight_format, head_format)) if w.kind == "linear")
+
+    def expert_bytes(weight_format: str) -> list[int]:
+        found: dict[str, int] = {}
+        program = sketch(weight_format.partition("+")[0], "bfloat16")
+        names = _expert_matrices(program)
+        for want in _wanted(program):
+            if want.name in names:
+                layer = want.name.partition(".mlp.")[0]
+                found[layer] = found.get(layer, 0) + packed_bytes(want)
+        return list(found.values())
 
     def layer_block_bytes(backend: str, kv_dtype: str, block_size: int) -> list[int]:
         program = sketch("bfloat16", "bfloat16", kv_dtype)
@@ -224,10 +236,27 @@ def _facts(spec: ModelSpec, checkpoint: Checkpoint) -> Facts:
     head = own_formats.get("embed" if spec.tie_embeddings else "lm_head", "")
     layers = [own for source, own in own_formats.items() if source.startswith("layers.")]
     code_formats = tuple(sorted(set(layers) & set(FORMATS) - set(DTYPES)))
+    cannot_fetch = ""
+    if not isas() or refusals or config.backend == "reference":
+        cannot_fetch = "the reference backend holds all weights. Choose a smaller model, or free memory."
+    elif not config.pack_cache:
+        cannot_fetch = "nothing is kept on disk to read them from. Leave pack_cache on, or free memory."
     return Facts(
         dtype, native_isa, tuple(refusals), weight_bytes, layer_block_bytes, code_formats=code_formats,
-        head_format=head,
+        head_format=head, experts=ExpertFacts(expert_bytes, cannot_fetch),
     )  # fmt: skip
+
+
+def _expert_matrices(program: Program) -> set[str]:
+    """Weights of all experts of a layer."""
+    calls = [call for call in program.calls if call.op is expert_mlp]
+    return {str(call.inputs[i]).removeprefix("weights.") for call in calls for i in (2, 4)}
+
+
+def _mapped(program: Program, plan: Plan) -> set[str]:
+    """Weights that stay on disk: experts, where not all of them fit."""
+    counts = {call.attrs["num_experts"] for call in program.calls if call.op is expert_mlp}
+    return _expert_matrices(program) if counts and plan.resident_experts < max(counts) else set()
 
 
 def _executor(
@@ -244,6 +273,7 @@ def _executor(
             pack_codes=pack_codes,
             cache=env.cache_dir() if config.pack_cache else None,
             verify=config.verify_weights,
+            mapped=_mapped(program, plan),
         )
 
     if plan.backend == "cpu":
@@ -268,7 +298,12 @@ def _executor(
             return finite
 
         weights = load_weights(pack, pack_codes)
-        limits = Limits(plan.max_step_tokens, plan.max_requests + MAX_SCORED_ROWS, plan.num_kv_blocks)
+        limits = Limits(
+            plan.max_step_tokens,
+            plan.max_requests + MAX_SCORED_ROWS,
+            plan.num_kv_blocks,
+            plan.resident_experts,
+        )
         return CpuExecutor(program, weights, limits, isa=plan.isa, pool=pool), tuple(weights.notes)
 
     from penstock.backends.reference.executor import ReferenceExecutor

@@ -13,6 +13,7 @@ from penstock.errors import ConfigError, ModelLoadError, OutOfMemoryError
 from penstock.kv.codec import CODECS
 from penstock.kv.groups import KVGroup, checkpoint_blocks, make_groups, split_blocks, total_bytes
 from penstock.model.spec import LatentAttentionSpec, ModelSpec
+from penstock.planner.experts import NO_EXPERTS, ExpertFacts, plan_experts
 from penstock.planner.machine import Machine
 
 KV_SHARE = 0.7  # of the memory left after the weights
@@ -36,6 +37,7 @@ class Facts:
     native_refusals: tuple[str, ...]  # ops of the model without a native kernel
     weight_bytes: Callable[[str, str], int]  # (weight format, head format) -> packed bytes
     layer_block_bytes: Callable[[str, str, int], list[int]]  # (backend, kv dtype, block size) -> per layer
+    experts: ExpertFacts = NO_EXPERTS
     code_formats: tuple[str, ...] = ()  # of matrices that are integer codes in the checkpoint
     head_format: str = ""  # of the head, where it is one of them
 
@@ -78,7 +80,11 @@ def make_plan(config: EngineConfig, spec: ModelSpec, facts: Facts, machine: Mach
         reasons["is_faithful"] += f", {kv_dtype} keys and values approximately"
     weight_bytes = facts.weight_bytes(weight_format, head_format)
     reasons["weight_bytes"] = "packed matrices; tables of embeddings stay in their file"
-    if weight_bytes > machine.available_bytes:
+    resident_experts, weights_in_memory = plan_experts(
+        config, spec, facts.experts, weight_format=weight_format, weight_bytes=weight_bytes,
+        available_bytes=machine.available_bytes, reasons=reasons,
+    )  # fmt: skip
+    if weights_in_memory > machine.available_bytes:
         raise OutOfMemoryError(
             f"weights take {_gb(weight_bytes)} as {weight_format}; {_gb(machine.available_bytes)} are free. "
             f"{_smaller(weight_format)}"
@@ -87,7 +93,7 @@ def make_plan(config: EngineConfig, spec: ModelSpec, facts: Facts, machine: Mach
     groups = make_groups(spec.kv_groups(), facts.layer_block_bytes(backend, kv_dtype, block_size))
     max_requests = _max_requests(config, reasons)
     max_step_tokens = _step_tokens(config, spec, max_requests, reasons)
-    memory_bytes = _kv_memory(config, machine, weight_bytes, reasons)
+    memory_bytes = _kv_memory(config, machine, weights_in_memory, reasons)
     max_context = _max_context(config, spec, groups, memory_bytes, max_step_tokens, block_size, reasons)
     num_blocks = split_blocks(
         groups, memory_bytes=memory_bytes, max_context=max_context, max_requests=max_requests,
@@ -121,6 +127,7 @@ def make_plan(config: EngineConfig, spec: ModelSpec, facts: Facts, machine: Mach
         threads=_threads(config, machine, reasons),
         seed=_seed(config, reasons),
         weight_bytes=weight_bytes,
+        resident_experts=resident_experts,
         kv_bytes=total_bytes(groups, num_blocks),
         reasons=reasons,
     )

@@ -5,7 +5,7 @@ used, declared inert, or refused by name; every value is finite. Peak memory: th
 pages of the source being read (mapped, evictable).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -95,9 +95,11 @@ def load(
     pack_codes: CodePacker | None = None,
     cache: Path | None = None,
     verify: bool = False,
+    mapped: Collection[str] = (),
 ) -> LoadedWeights:
     """Everything `wanted`. `cache`: where packed weights are kept, if anywhere. `verify`: scan all anew.
 
+    `mapped`: matrices that stay in the file of the cache, and are read as they are touched.
     `pack_codes`: takes a file's blocks too; without it codes are packed by numpy, right and slow.
     """
     _check(checkpoint.tensors, wanted, is_inert)
@@ -124,28 +126,42 @@ def load(
     sizes = {want.name: packed_bytes(want) for want in linears}
     contents = {want.name: (str(want.format), want.shape, want.sources) for want in linears}
     path = packed.path_of(cache, packed.key_of(checkpoint.source_hash, contents)) if cache else None
-    if path is not None and not verify and (found := packed.load(path, sizes)) is not None:
+    if path is not None and not verify and (found := packed.load(path, sizes, mapped)) is not None:
         out.packed, out.was_cached = found, True
         out.packed |= {name: found[twin] for name, twin in same.items()}
         return out
-    memory = reserve(sum(sizes.values()))
-    at = 0
-    for want in linears:
-        out.packed[want.name] = memory[at : at + sizes[want.name]]
-        at += sizes[want.name]
+    for want in wanted:
+        if want.name in out.embeddings:
+            _refuse_unless(_is_finite(out.embeddings[want.name]), want)
+    by_name = {want.name: want for want in linears}
+
+    def fill(name: str, room: NDArray[np.uint8]) -> None:
+        want = by_name[name]
         coded = _coded_sources(checkpoint.tensors, want)
-        room = out.packed[want.name]
         if coded:
             finite = _pack_codes(coded, want, room, pack_codes)
         else:
             finite = _pack(checkpoint.tensors, want, room, pack)
         _refuse_unless(finite, want)
-    for want in wanted:
-        if want.name in out.embeddings:
-            _refuse_unless(_is_finite(out.embeddings[want.name]), want)
-    checkpoint.check_unchanged()
-    if path is not None and (failure := packed.save(path, out.packed)):
-        out.notes.append(failure)
+
+    if mapped:
+        assert path is not None, "the planner maps nothing where nothing is kept"
+        packed.make(path, sizes, fill)
+        checkpoint.check_unchanged()
+        kept = packed.load(path, sizes, mapped)
+        if kept is None:
+            raise ModelLoadError("io_error", f"{path}: packed weights cannot be read back; check the disk.")
+        out.packed = kept
+    else:
+        memory = reserve(sum(sizes.values()))
+        at = 0
+        for name, size in sizes.items():
+            out.packed[name] = memory[at : at + size]
+            at += size
+            fill(name, out.packed[name])
+        checkpoint.check_unchanged()
+        if path is not None and (failure := packed.save(path, out.packed)):
+            out.notes.append(failure)
     out.packed |= {name: out.packed[twin] for name, twin in same.items()}
     return out
 

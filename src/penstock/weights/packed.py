@@ -9,12 +9,14 @@ it is at most MAX_SHARE of the disk.
 import contextlib
 import hashlib
 import json
+import mmap
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,25 +44,34 @@ def path_of(cache: Path, key: str) -> Path:
     return cache / "packed" / f"{key}{SUFFIX}"
 
 
-def load(path: Path, sizes: Mapping[str, int]) -> dict[str, NDArray[np.uint8]] | None:
-    """The tensors, read into fresh huge-page memory; None when there is no such file."""
+def load(
+    path: Path, sizes: Mapping[str, int], mapped: Collection[str] = ()
+) -> dict[str, NDArray[np.uint8]] | None:
+    """The tensors, read into fresh huge-page memory; None when there is no such file.
+
+    Those `mapped` stay in the file: pages come as they are touched, and may be given back at any time.
+    """
     try:
         found = read_file(path)
     except ModelLoadError:
         return None
     if {name: tensor.nbytes for name, tensor in found.tensors.items()} != dict(sizes):
         return None
-    memory = reserve(sum(sizes.values()))
+    memory = reserve(sum(size for name, size in sizes.items() if name not in mapped))
     out: dict[str, NDArray[np.uint8]] = {}
-    at = 0
-    for name, tensor in found.tensors.items():  # in the order of the file, which `save` writes without gaps
-        out[name] = memory[at : at + tensor.nbytes]
-        at += tensor.nbytes
+    at, place = 0, found.data_start
     try:
         with path.open("rb", buffering=0) as file:
-            file.seek(found.data_start)
-            if not _read_whole(file.fileno(), memory):
-                return None
+            for name, tensor in found.tensors.items():  # in the order of the file, where no gaps are
+                if name in mapped:
+                    out[name] = tensor
+                else:
+                    out[name] = memory[at : at + tensor.nbytes]
+                    at += tensor.nbytes
+                    file.seek(place)
+                    if not _read_whole(file.fileno(), out[name]):
+                        return None
+                place += tensor.nbytes
         os.utime(path)  # read just now: what pruning goes by
         return out
     except OSError:
@@ -79,22 +90,64 @@ def _read_whole(descriptor: int, memory: NDArray[np.uint8]) -> bool:
 
 def save(path: Path, tensors: Mapping[str, NDArray[np.uint8]]) -> str | None:
     """Write whole, then rename: a kill or a full disk leaves no half file. Returns why it failed, if so."""
+    try:
+        with _replacing(path) as file:
+            file.write(_header({name: tensor.nbytes for name, tensor in tensors.items()}))
+            for tensor in tensors.values():
+                file.write(tensor.data)
+    except OSError as error:
+        return f"packed weights were not kept: {error.strerror} ({path.parent})."
+    return None
+
+
+def make(path: Path, sizes: Mapping[str, int], fill: Callable[[str, NDArray[np.uint8]], None]) -> None:
+    """The same file, of tensors that never lie in memory all together: `fill` packs one after the other.
+
+    ModelLoadError io_error where the disk has no room for it.
+    """
+    header, total = _header(sizes), sum(sizes.values())
+    try:
+        with _replacing(path) as file:
+            file.write(header)
+            file.flush()
+            os.posix_fallocate(file.fileno(), len(header), total)  # a hole that cannot be filled is a signal
+            memory = mmap.mmap(file.fileno(), len(header) + total)
+            whole = np.frombuffer(memory, np.uint8)
+            at = len(header)
+            for name, size in sizes.items():
+                fill(name, whole[at : at + size])
+                memory.flush()
+                memory.madvise(mmap.MADV_DONTNEED)  # on disk, and no more of this process
+                at += size
+    except OSError as error:
+        raise ModelLoadError(
+            "io_error",
+            f"{total / 1e9:.2f} GB of packed weights must be kept on disk, since not all fit into memory: "
+            f"{error.strerror} ({path.parent}). Free the space, or set XDG_CACHE_HOME to another disk.",
+        ) from None
+
+
+def _header(sizes: Mapping[str, int]) -> bytes:
     header: dict[str, object] = {}
     at = 0
-    for name, tensor in tensors.items():
-        assert tensor.nbytes % ALIGNMENT == 0, f"{name}: panels are whole cache lines"
-        header[name] = {"dtype": "U8", "shape": [tensor.nbytes], "data_offsets": [at, at + tensor.nbytes]}
-        at += tensor.nbytes
+    for name, size in sizes.items():
+        assert size % ALIGNMENT == 0, f"{name}: panels are whole cache lines"
+        header[name] = {"dtype": "U8", "shape": [size], "data_offsets": [at, at + size]}
+        at += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file that becomes `path` when it is written, whole and on disk; then the cache is pruned."""
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=TEMPORARY, delete=False) as file:
             temporary = Path(file.name)
-            file.write(len(text).to_bytes(8, "little") + text)
-            for tensor in tensors.values():
-                file.write(tensor.data)
+            yield file
             file.flush()
             os.fsync(file.fileno())  # a rename may reach the disk before the data does
         temporary.replace(path)
@@ -105,13 +158,10 @@ def save(path: Path, tensors: Mapping[str, NDArray[np.uint8]]) -> str | None:
             now_s=time.time(),
             max_bytes=int(MAX_SHARE * shutil.disk_usage(path).total),
         )
-    except OSError as error:
-        return f"packed weights were not kept: {error.strerror} ({path.parent})."
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink()
-    return None
 
 
 def prune(folder: Path, *, keep: Path, now_s: float, max_bytes: int) -> None:

@@ -86,6 +86,14 @@ class CpuExecutor:
     def describe(self) -> Mapping[str, str]:
         return {"backend": "cpu", "isa": self._isa, "threads": str(self._pool.workers), "ops": "all native"}
 
+    def residency(self) -> NDArray[np.int64]:
+        """[layers, 3]: experts found in memory, missing, missing but asked for ahead; since the start.
+
+        Layers whose experts are not all resident.
+        """
+        counts: NDArray[np.int64] = self._native.residency()
+        return counts
+
     def set_profiling(self, num_steps: int) -> None:
         """Keep the times of every op in the last `num_steps` steps from now on; 0: read no clock."""
         self._native.set_profiling(num_steps)

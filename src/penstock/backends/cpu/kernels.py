@@ -212,8 +212,27 @@ def _expert_mlp(low: "Lowering", call: Call) -> None:
     low.native.experts(
         low[x], low[routing], packed_in, format_in, n_in, k_in, low.vector(gate_up_bias), packed_out,
         format_out, n_out, k_out, low.vector(down_bias), call.attrs["num_experts"], call.attrs["act"],
-        low.values_inside(call), out,
+        low.values_inside(call), low.num_resident(call.attrs["num_experts"]), out,
     )  # fmt: skip
+
+
+def foresee(low: "Lowering", call: Call, router: Call, route: Call) -> None:
+    """The next layer's router reads this layer's row: a guess of who will be asked for, read ahead.
+
+    Eliseev and Mazur 2023, arXiv:2312.17238. No value of the program hangs on it.
+    """
+    logits, routing = low.values_inside(call)
+    _, weight, bias = router.inputs
+    packed, weight_format, (n, k) = low.packed(weight)
+    low.native.linear(
+        packed, weight_format, n, k, low[call.inputs[0]], logits, low.vector(bias), 1.0, -1, False
+    )
+    attrs, correction = route.attrs, route.inputs[1]
+    low.native.route(
+        logits, low.vector(correction), attrs["top_k"], attrs["score"], attrs["renormalize"],
+        attrs["scale"], attrs["num_groups"], attrs["groups_kept"], routing,
+    )  # fmt: skip
+    low.native.foresee(routing, n)
 
 
 CPU: Mapping[str, Lower] = {

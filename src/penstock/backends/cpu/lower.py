@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock import _native
-from penstock.backends.cpu.kernels import CPU
+from penstock.backends.cpu.kernels import CPU, foresee
 from penstock.kv.codec import CODECS, padded_dim
 from penstock.model.program import Call, KVLayer, Program, StateLayer
 from penstock.weights.loader import DTYPE_NAMES, LoadedWeights
@@ -26,6 +26,7 @@ class Limits:
     max_rows: int
     max_logit_rows: int
     num_blocks: tuple[int, ...]  # per KV group
+    resident_experts: int = 0  # of each layer; 0: all
 
 
 def block_bytes(layer: KVLayer | StateLayer) -> int:
@@ -109,6 +110,7 @@ class Lowering:
         # Every array a native op points into; the executor keeps this list alive as long as the program.
         self.kept: list[NDArray[np.generic]] = []
         self._inside: dict[str, tuple[_Size, ...]] = {}
+        self._foreseen = self._next_routers()
         self._offsets, arena_bytes = self._plan()
         self.native = _native.Program(
             isa, pool, arena_bytes, program.spec.vocab_size, program.max_context, limits.max_rows,
@@ -120,6 +122,8 @@ class Lowering:
         for call in calls:
             self.first_ops.append(self.native.num_ops)
             CPU[call.op.name](self, call)
+            if call.output in self._foreseen:
+                foresee(self, call, *self._foreseen[call.output])
         if program.spec.has_head:
             self.first_ops.append(self.native.num_ops)
         self.logits = self[program.calls[-1].output] if program.spec.has_head else -1
@@ -129,6 +133,10 @@ class Lowering:
     def __getitem__(self, name: str | None) -> int:
         assert name is not None
         return self._values[name]
+
+    def num_resident(self, num_experts: int) -> int:
+        """How many experts of a layer are kept in memory."""
+        return min(num_experts, self._limits.resident_experts or num_experts)
 
     def width(self, name: str | None) -> int:
         assert name is not None
@@ -231,15 +239,36 @@ class Lowering:
             names.append(call.output)
             sizes.append(_aligned(size))
             lifetimes.append((STAGES * index, STAGES * last_use[call.output] + STAGES - 1))
-            if call.op.name == "expert_mlp":
-                self._inside[call.output] = self._inside_experts(call)
-                for stage, value in enumerate(self._inside[call.output]):
+            inside = self._inside_of(call)
+            if inside:
+                self._inside[call.output] = inside
+                for stage, value in enumerate(inside):
                     names.append(f"{call.output}#{stage}")
                     sizes.append(_aligned(value.num_bytes))
                     first = STAGES * index + stage
                     lifetimes.append((first, min(first + 1, STAGES * (index + 1) - 1)))
         offsets, total = plan_arena(sizes, lifetimes)
         return dict(zip(names, offsets, strict=True)), total
+
+    def _next_routers(self) -> dict[str, tuple[Call, Call]]:
+        """Where not all experts are resident: a layer's logits -> the next layer's calls that choose."""
+        routes = [call for call in self._program.calls if call.op.name == "route"]
+        makers = {call.output: call for call in self._program.calls}
+        routers = [makers[str(route.inputs[0])] for route in routes]
+        if all(self.num_resident(r) == r for r in map(self._num_experts, routers)):
+            return {}
+        return {router.output: (routers[i + 1], routes[i + 1]) for i, router in enumerate(routers[:-1])}
+
+    def _num_experts(self, router: Call) -> int:
+        return self._program.weights[_weight_name(router.inputs[1])].shape[0]
+
+    def _inside_of(self, call: Call) -> "tuple[_Size, ...]":
+        """Values between the native ops of one call, in order; each is read by the op after it."""
+        if call.output in self._foreseen:
+            router, route = self._foreseen[call.output]
+            widths = self._num_experts(router), 2 * route.attrs["top_k"]
+            return tuple(_Size(self._limits.max_rows, width, None) for width in widths)
+        return self._inside_experts(call) if call.op.name == "expert_mlp" else ()
 
     def _inside_experts(self, call: Call) -> "tuple[_Size, ...]":
         """The operand by expert, gate and up, the next operand, the outputs by expert."""
