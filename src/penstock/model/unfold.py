@@ -62,7 +62,8 @@ class _Unfolded(Mapping[str, Tensor]):
     def _whole(self, name: str, stored: str) -> Tensor:
         tensor = self._tensors[stored]
         if any(re.fullmatch(pattern, name) for pattern in self._names.transposed):
-            tensor = _array(tensor, name).swapaxes(-1, -2)
+            tensor = _array(tensor, name)
+            tensor = tensor.swapaxes(-1, -2) if tensor.ndim > 1 else tensor
         if any(re.fullmatch(pattern, name) for pattern in self._names.flattened):
             tensor = _array(tensor, name).reshape(-1)
         return tensor

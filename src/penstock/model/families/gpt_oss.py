@@ -49,7 +49,7 @@ def gpt_oss(config: ConfigReader) -> ModelSpec:
     )
 
     def layer(plain: LayerSpec) -> LayerSpec:
-        return replace(plain, attention=replace(plain.attention, sinks=True))
+        return replace(plain, mixer=replace(plain.attention, sinks=True))
 
     model = replace(model, layers=tuple(map(layer, model.layers)))
     chosen = read_experts(
