@@ -36,9 +36,9 @@ def test_every_checkpoint_folder_has_a_row_and_every_row_a_folder() -> None:
     assert set(EXPECTATIONS) <= rows
 
 
-def test_there_are_thirty_published_configs_and_seven_to_refuse() -> None:
+def test_there_are_thirty_published_configs_and_some_to_refuse() -> None:
     assert sum(row["provenance"] == "verbatim" for row in EXPECTATIONS.values()) >= 30
-    assert sum(row["expect"] == "refused" for row in EXPECTATIONS.values()) >= 7
+    assert sum(row["expect"] == "refused" for row in EXPECTATIONS.values()) >= 3
 
 
 def test_the_readable_configs_use_every_kind_of_rope_scaling() -> None:
