@@ -415,7 +415,7 @@ class BoundProgram {
                 return {reinterpret_cast<const std::byte*>(packed.data()),
                         static_cast<int64_t>(packed.size()) / num_experts};
             };
-            check(foreseen_ < static_cast<int>(program_.residencies().size()) ||
+            check(foreseen_ != static_cast<int>(program_.residencies().size()) ||
                       foreseen_experts_ == num_experts,
                   "another layer was foreseen");
             sort.residency = program_.add_residency(std::make_unique<Residency>(
@@ -448,7 +448,7 @@ class BoundProgram {
         op.input = routing;
         op.top_k = program_.value(routing).width / 2;
         op.num_experts = num_experts;
-        op.residency = static_cast<int>(program_.residencies().size());
+        op.residency = static_cast<int>(program_.residencies().size()) + 1;
         check(op.top_k >= 1 && op.top_k <= num_experts, "routing width");
         foreseen_ = op.residency;
         foreseen_experts_ = num_experts;

@@ -7,20 +7,26 @@
 namespace penstock {
 namespace {
 
-// A fault on a mapped file brings neighbours of the page, too: what is given back is cut at multiples of
-// this.
-constexpr uintptr_t kFaultBytes = 64 << 10;
 constexpr uintptr_t kPageBytes = 4096;
+constexpr uintptr_t kAheadBytes = 128 << 10;  // the system cuts what is asked ahead at one window of its own
 
 }  // namespace
 
+// A fault brings neighbours of its page, too, as far as the mapping reaches. So experts are advised by turns,
+// which makes each a mapping of its own, and the pages that two of them share are mappings between.
 Residency::Residency(int64_t num_experts, int64_t capacity, const std::array<Span, 2>& spans)
     : spans_(spans), capacity_(capacity), experts_(static_cast<std::size_t>(num_experts)) {
-    for (const Span& span : spans_) {  // whatever loading has left behind
-        const auto begin = reinterpret_cast<uintptr_t>(span.data);
-        const auto end = begin + static_cast<uintptr_t>(num_experts * span.expert_bytes);
-        const uintptr_t first = begin / kPageBytes * kPageBytes;
-        madvise(reinterpret_cast<void*>(first), end - first, MADV_DONTNEED);
+    const auto advice = [](int64_t expert) { return expert % 2 == 0 ? MADV_RANDOM : MADV_SEQUENTIAL; };
+    for (const Span& span : spans_) {  // against the tensors before and after
+        const auto first = reinterpret_cast<uintptr_t>(span.data) / kPageBytes * kPageBytes;
+        const auto end = reinterpret_cast<uintptr_t>(span.data + num_experts * span.expert_bytes);
+        madvise(reinterpret_cast<void*>(first), kPageBytes, advice(1));
+        madvise(reinterpret_cast<void*>((end - 1) / kPageBytes * kPageBytes), kPageBytes,
+                advice(num_experts));
+    }
+    for (int64_t expert = 0; expert < num_experts; ++expert) {
+        advise(expert, advice(expert));
+        advise(expert, MADV_DONTNEED);  // whatever loading has left behind
     }
 }
 
@@ -70,16 +76,15 @@ void Residency::drop_down_to(int64_t count, bool spares_latest) noexcept {
     }
 }
 
+// The pages that are this expert's alone.
 void Residency::advise(int64_t expert, int advice) const noexcept {
     for (const Span& span : spans_) {
-        const auto first = reinterpret_cast<uintptr_t>(span.data);
-        const auto last = first + static_cast<uintptr_t>(num_experts() * span.expert_bytes);
-        uintptr_t begin = first + static_cast<uintptr_t>(expert * span.expert_bytes);
-        uintptr_t end = begin + static_cast<uintptr_t>(span.expert_bytes);
-        const uintptr_t step = advice == MADV_DONTNEED ? kFaultBytes : kPageBytes;
-        begin = std::max(begin / step * step, first / kPageBytes * kPageBytes);
-        end = std::min((end + step - 1) / step * step, last);
-        madvise(reinterpret_cast<void*>(begin), end - begin, advice);
+        const auto first = reinterpret_cast<uintptr_t>(span.data + expert * span.expert_bytes);
+        const uintptr_t begin = (first + kPageBytes - 1) / kPageBytes * kPageBytes;
+        const uintptr_t end = (first + static_cast<uintptr_t>(span.expert_bytes)) / kPageBytes * kPageBytes;
+        const uintptr_t step = advice == MADV_WILLNEED ? kAheadBytes : std::max(end, begin) - begin;
+        for (uintptr_t at = begin; at < end; at += step)
+            madvise(reinterpret_cast<void*>(at), std::min(step, end - at), advice);
     }
 }
 

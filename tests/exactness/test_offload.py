@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,12 +62,12 @@ def answers(llm: LLM) -> list[object]:
 def test_experts_on_disk_draw_what_experts_in_memory_draw(tmp_path, name):
     shape = SHAPES[name]
     assert isinstance(shape, OwnShape)
-    model = make(tmp_path, shape)
+    model = make(tmp_path, replace(shape, own=shape.own | {"num_hidden_layers": 4}))
     whole = model()
     expected, sizes = answers(whole), layer_bytes(whole)
     count = whole.loaded.plan.resident_experts
     top_k = next(c.attrs["top_k"] for c in whole.loaded.program.calls if c.op.name == "route")
-    for resident in (top_k, count - 1):
+    for resident in (top_k, top_k + 1):
         llm = model(expert_bytes=max(sizes) + -(-sum(sizes) * resident // count))
         assert llm.loaded.plan.resident_experts == resident
 
@@ -77,8 +78,8 @@ def test_experts_on_disk_draw_what_experts_in_memory_draw(tmp_path, name):
         assert len(counts) == len(sizes)
         assert (counts[:, 1] >= resident).all(), "an expert that was never read cannot be here"
         assert (counts[:, 2] <= counts[:, 1]).all()
-        if len(sizes) > 1:
-            assert counts[1:, 2].sum() > 0, "some that the next layer read were foreseen"
+        assert not counts[0, 2], "nothing is known before the first layer"
+        assert counts[1:, 2].any(axis=0), "some that the next layer read were foreseen"
     assert whole.loaded.fingerprint == llm.loaded.fingerprint
 
 
@@ -120,10 +121,11 @@ def test_no_more_than_the_memory_asked_for_is_taken(tmp_path):
     peak: list[int] = []
     llm = model(expert_bytes=budget)
     assert llm.loaded.plan.resident_experts == 4
+    before = mapped_bytes()  # what reading the file's header brought
     with watched(peak):
         answers(llm)
 
-    slack = 3 * 2 * 17 * (64 << 10)  # a fault brings whole neighbourhoods of 64 kB, at both ends of an expert
+    slack = before + 3 * 2 * 17 * 4096  # and pages that experts share
     assert sum(sizes) / 4 <= max(peak) <= budget + slack < sum(sizes)
     assert mapped_bytes() <= sum(sizes) / 4 + slack, "a layer that is done keeps what it may keep"
 
