@@ -29,7 +29,6 @@ from penstock.model.pooling import PoolingSpec, read_pooling
 from penstock.model.program import KVLayer, Program
 from penstock.model.spec import ModelSpec
 from penstock.model.unfold import unfold
-from penstock.ops.moe import expert_mlp
 from penstock.planner.experts import ExpertFacts
 from penstock.planner.machine import this_machine
 from penstock.planner.plan import DTYPES, Facts, make_plan
@@ -249,13 +248,13 @@ def _facts(spec: ModelSpec, checkpoint: Checkpoint, config: EngineConfig) -> Fac
 
 def _expert_matrices(program: Program) -> set[str]:
     """Weights of all experts of a layer."""
-    calls = [call for call in program.calls if call.op is expert_mlp]
+    calls = [call for call in program.calls if call.op.name == "expert_mlp"]
     return {str(call.inputs[i]).removeprefix("weights.") for call in calls for i in (2, 4)}
 
 
 def _mapped(program: Program, plan: Plan) -> set[str]:
     """Weights that stay on disk: experts, where not all of them fit."""
-    counts = {call.attrs["num_experts"] for call in program.calls if call.op is expert_mlp}
+    counts = {call.attrs["num_experts"] for call in program.calls if call.op.name == "expert_mlp"}
     return _expert_matrices(program) if counts and plan.resident_experts < max(counts) else set()
 
 
