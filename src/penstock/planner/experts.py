@@ -42,6 +42,11 @@ def plan_experts(
     if not layers:
         if config.expert_bytes != "auto":
             raise ConfigError("expert_bytes: this model has no experts; leave it out.")
+        if weight_bytes > available_bytes:
+            raise OutOfMemoryError(
+                f"weights take {_gb(weight_bytes)} as {weight_format}; {_gb(available_bytes)} are free. "
+                f"{_smaller(weight_format)}"
+            )
         reasons["resident_experts"] = "the model has none"
         return 0, weight_bytes
     if config.expert_bytes != "auto" and config.expert_bytes <= 0:
@@ -80,6 +85,12 @@ def plan_experts(
         f"{_gb(room)} for {_gb(whole)} of experts; the others are read from disk when rows ask for them"
     )
     return resident, others + whole * resident // count + widest
+
+
+def _smaller(weight_format: str) -> str:
+    if weight_format.startswith("int4"):
+        return "Free memory or choose a smaller model."
+    return f"Ask for --weights {'int4' if weight_format == 'int8' else 'int8 or int4'}, or free memory."
 
 
 def _gb(num_bytes: float) -> str:

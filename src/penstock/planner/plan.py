@@ -84,11 +84,6 @@ def make_plan(config: EngineConfig, spec: ModelSpec, facts: Facts, machine: Mach
         config, spec, facts.experts, weight_format=weight_format, weight_bytes=weight_bytes,
         available_bytes=machine.available_bytes, reasons=reasons,
     )  # fmt: skip
-    if weights_in_memory > machine.available_bytes:
-        raise OutOfMemoryError(
-            f"weights take {_gb(weight_bytes)} as {weight_format}; {_gb(machine.available_bytes)} are free. "
-            f"{_smaller(weight_format)}"
-        )
     block_size = _block_size(config, backend, reasons)
     groups = make_groups(spec.kv_groups(), facts.layer_block_bytes(backend, kv_dtype, block_size))
     max_requests = _max_requests(config, reasons)
@@ -394,12 +389,6 @@ def _seed(config: EngineConfig, reasons: dict[str, str]) -> int:
         raise ConfigError(f"seed={config.seed}: must be a signed 64-bit number.")
     reasons["seed"] = ASKED
     return config.seed
-
-
-def _smaller(weight_format: str) -> str:
-    if weight_format.startswith("int4"):
-        return "Free memory or choose a smaller model."
-    return f"Ask for --weights {'int4' if weight_format == 'int8' else 'int8 or int4'}, or free memory."
 
 
 def _gb(num_bytes: float) -> str:
