@@ -13,6 +13,7 @@ import gc
 import sys
 import tempfile
 import time
+from array import array
 from collections.abc import Mapping
 from pathlib import Path
 from random import Random
@@ -29,8 +30,8 @@ from penstock.engine.liveness import rss_bytes
 from penstock.engine.wire import Step, Submit, decode, encode, pack_tokens, request_of
 from penstock.request import GrammarSpec, SamplingParams
 
-CONFIG = EngineConfig(max_requests=16, max_context=1024, memory_bytes=8 << 20, threads=1)
-NUM_OPEN = 20
+CONFIG = EngineConfig(max_requests=32, max_context=1024, memory_bytes=8 << 20, threads=1)
+NUM_OPEN = 40
 NUM_SAMPLES = 480
 KINDS: Mapping[str, tuple[int, dict[str, Any]]] = {  # how often, and what is asked for
     "plain": (60, {}),
@@ -48,7 +49,7 @@ KINDS: Mapping[str, tuple[int, dict[str, Any]]] = {  # how often, and what is as
 def submit(number: int, random: Random, vocab_size: int) -> tuple[str, Submit]:
     """A request of some kind, as a front end would send it. Ids are never used twice."""
     (kind,) = random.choices(list(KINDS), [share for share, _ in KINDS.values()])
-    num_prompt, num_output = random.randrange(1, 160), random.randrange(1, 40)
+    num_prompt, num_output = random.randrange(1, 80), random.randrange(1, 12)
     params = SamplingParams(
         max_tokens=num_output, temperature=random.choice((0.0, 0.7, 1.0)), **KINDS[kind][1]
     )
@@ -76,7 +77,8 @@ def submit(number: int, random: Random, vocab_size: int) -> tuple[str, Submit]:
 def drive(core: EngineCore, num_requests: int, vocab_size: int, seed: int) -> list[slope.Point]:
     """All requests, NUM_OPEN at a time; samples of memory on the way."""
     random = Random(seed)
-    points: list[slope.Point] = []
+    xs, ys = array("d", bytes(8 * NUM_SAMPLES)), array("d", bytes(8 * NUM_SAMPLES))  # grow by nothing
+    num_points = 0
     to_abort: list[str] = []
     num_begun = num_ended = 0
     told = 0.0
@@ -92,10 +94,11 @@ def drive(core: EngineCore, num_requests: int, vocab_size: int, seed: int) -> li
         for delta in core.step() or ():
             encode(Step([delta]))
             num_ended += delta.finish_reason is not None
-        if to_abort and random.random() < 0.2:
+        while to_abort and (len(to_abort) > NUM_OPEN or random.random() < 0.3):
             num_ended += core.abort(to_abort.pop()) is not None
-        if num_ended >= len(points) * num_requests / NUM_SAMPLES:
-            points.append((num_ended, rss_bytes()))
+        if num_points < NUM_SAMPLES and num_ended >= num_points * num_requests / NUM_SAMPLES:
+            xs[num_points], ys[num_points] = num_ended, rss_bytes()
+            num_points += 1
         if time.monotonic() - told > 30:
             told = time.monotonic()
             print(
@@ -103,7 +106,7 @@ def drive(core: EngineCore, num_requests: int, vocab_size: int, seed: int) -> li
                 f"blocks, {len(gc.get_objects()):,} objects",
                 flush=True,
             )
-    return points
+    return list(zip(xs[:num_points], ys[:num_points], strict=True))
 
 
 def main() -> int:

@@ -83,4 +83,18 @@ def read_file(name: str) -> dict[str, Any]:  # Any: TOML, each table checked by 
                 f"--config {name} has {key!r:.60}; it may have model (a text) and the tables "
                 f"{', '.join(TABLES)}."
             )
+        try:
+            _read_table(key, entry)
+        except ConfigError as error:
+            raise ConfigError(f"--config {name}, table {key}: {error}") from None
     return value
+
+
+def _read_table(name: str, table: dict[str, Any]) -> None:
+    """ConfigError for a key or a value that this table does not know, whatever the command line says."""
+    from penstock.engine.serving import Limits
+
+    if name == "engine":
+        from_mapping(table)
+    else:
+        read_fields(table, Limits if name == "limits" else ServerConfig)
