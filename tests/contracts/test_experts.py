@@ -148,7 +148,7 @@ class Experts:
         (n_in, k_in), (n_out, k_out) = self.shapes
         step.native.experts(
             a, routing, self.packed[0], self.format, n_in, k_in, self.biases[0], self.packed[1], self.format,
-            n_out, k_out, self.biases[1], EXPERTS, "silu", values, y,
+            n_out, k_out, self.biases[1], EXPERTS, "silu", values, EXPERTS, y,
         )  # fmt: skip
         found = step.run(routing, y)
         return found[0], found[1]
