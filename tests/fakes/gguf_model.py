@@ -9,7 +9,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock.weights.gguf_names import LAYER, TOP
+from penstock.model.gguf_names import gguf_names
+from penstock.model.names import HF_LLAMA
 from penstock.weights.readers.safetensors import SafetensorsReader
 
 Choose = Callable[[str], str]  # GGUF tensor name -> name of a ggml type
@@ -21,14 +22,13 @@ def turn(w: NDArray[np.generic], heads: int) -> NDArray[np.generic]:
 
 
 def gguf_name(name: str) -> str:
-    if name.startswith("model.layers."):
-        _, _, index, rest = name.split(".", 3)
-        return f"blk.{index}.{next(ours for ours, theirs in LAYER.items() if theirs == rest)}"
-    return next(ours for ours, theirs in TOP.items() if theirs == name)
+    canonical = HF_LLAMA.find_canonical(name)
+    assert canonical is not None, name
+    return gguf_names("llama", ()).checkpoint_name(canonical)
 
 
 def write_gguf(folder: Path, path: Path, choose: Choose) -> dict[str, NDArray[np.float32]]:
-    """Matrices in the types that `choose` names. Returns what can be read back of each, by its own name."""
+    """Matrices in the types that `choose` names. Returns what can be read back of each, by its name there."""
     config = json.loads((folder / "config.json").read_text())
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     tokenizer_config = json.loads((folder / "tokenizer_config.json").read_text())
@@ -58,9 +58,9 @@ def write_gguf(folder: Path, path: Path, choose: Choose) -> dict[str, NDArray[np
         heads = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}.get(ours.split(".")[-2])
         kind = gguf.GGMLQuantizationType["F32" if values.ndim == 1 else choose(ours)]
         if kind.name == "BF16":
-            read[name] = values.astype(ml_dtypes.bfloat16).astype(np.float32)
+            read[ours] = values.astype(ml_dtypes.bfloat16).astype(np.float32)
         else:
-            read[name] = gguf.quants.dequantize(gguf.quants.quantize(values, kind), kind)
+            read[ours] = gguf.quants.dequantize(gguf.quants.quantize(values, kind), kind)
         turned = values if heads is None else turn(values, config[heads])
         writer.add_tensor(ours, gguf.quants.quantize(turned, kind), raw_dtype=kind)
     writer.write_header_to_file()

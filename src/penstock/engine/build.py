@@ -24,6 +24,8 @@ from penstock.model.build import build
 from penstock.model.config_reader import read_json
 from penstock.model.family import FAMILIES, read_model
 from penstock.model.generation import GenerationDefaults, read_generation
+from penstock.model.gguf_names import gguf_names
+from penstock.model.names import Names
 from penstock.model.passes.fuse import fuse
 from penstock.model.pooling import PoolingSpec, read_pooling
 from penstock.model.program import KVLayer, Program
@@ -83,8 +85,7 @@ def load_model(model: str, config: EngineConfig) -> Loaded:
     defaults = read_generation(folder)
     scheme_config = read_json(folder / "config.json").get("quantization_config")
     checkpoint = with_codes(read_checkpoint(folder), scheme_config)
-    names = FAMILIES[spec.architecture].names
-    checkpoint = replace(checkpoint, tensors=unfold(checkpoint.tensors, names, spec))
+    checkpoint = replace(checkpoint, tensors=unfold(checkpoint.tensors, _names(spec, checkpoint), spec))
     plan = make_plan(config, spec, _facts(spec, checkpoint, config), this_machine())
     program = _program(
         spec, plan.weight_format, plan.head_format, plan.kv_dtype, plan.max_context,
@@ -119,6 +120,13 @@ def load_model(model: str, config: EngineConfig) -> Loaded:
     )
 
 
+def _names(spec: ModelSpec, checkpoint: Checkpoint) -> Names:
+    """What this checkpoint calls its tensors."""
+    if checkpoint.lineage:
+        return gguf_names(checkpoint.lineage, checkpoint.tensors)
+    return FAMILIES[spec.architecture].names
+
+
 def _program(
     spec: ModelSpec,
     weight_format: str,
@@ -146,7 +154,7 @@ def _own_formats(spec: ModelSpec, checkpoint: Checkpoint) -> dict[str, str]:
     """Of a checkpoint of integer codes: the format of every matrix, by canonical name; else empty."""
     if not any(isinstance(tensor, CodedTensor) for tensor in checkpoint.tensors.values()):
         return {}
-    names = FAMILIES[spec.architecture].names
+    names = _names(spec, checkpoint)
     found: dict[str, str] = {}
     for use in _program(spec, "bfloat16", "bfloat16", "bfloat16", max_context=1).weights.values():
         for source in use.sources if use.kind == "linear" and use.format == "bfloat16" else ():
@@ -164,9 +172,8 @@ def _own_formats(spec: ModelSpec, checkpoint: Checkpoint) -> dict[str, str]:
     return found
 
 
-def _wanted(program: Program) -> list[Wanted]:
+def _wanted(program: Program, names: Names) -> list[Wanted]:
     """The program's weights by the names the checkpoint uses."""
-    names = FAMILIES[program.spec.architecture].names
     return [
         Wanted(use.name, tuple(map(names.checkpoint_name, use.sources)), use.shape, use.kind, use.format)
         for use in program.weights.values()
@@ -180,7 +187,7 @@ def _matrix_dtype(program: Program, checkpoint: Checkpoint) -> str:
     """
     dtypes = {
         str(tensor.dtype)
-        for want in _wanted(program)
+        for want in _wanted(program, _names(program.spec, checkpoint))
         if want.kind == "linear" and want.format != "float32"  # routers are that, whatever the file holds
         for tensor in map(checkpoint.tensors.get, want.sources)
         if tensor is not None and not isinstance(tensor, CodedTensor)
@@ -191,7 +198,7 @@ def _matrix_dtype(program: Program, checkpoint: Checkpoint) -> str:
 
 
 def _facts(spec: ModelSpec, checkpoint: Checkpoint, config: EngineConfig) -> Facts:
-    own_formats = _own_formats(spec, checkpoint)
+    own_formats, names = _own_formats(spec, checkpoint), _names(spec, checkpoint)
 
     @cache
     def sketch(weight_format: str, head_format: str, kv_dtype: str = "bfloat16") -> Program:
@@ -201,14 +208,16 @@ def _facts(spec: ModelSpec, checkpoint: Checkpoint, config: EngineConfig) -> Fac
         )  # fmt: skip
 
     def weight_bytes(weight_format: str, head_format: str) -> int:
-        return sum(packed_bytes(w) for w in _wanted(sketch(weight_format, head_format)) if w.kind == "linear")
+        return sum(
+            packed_bytes(w) for w in _wanted(sketch(weight_format, head_format), names) if w.kind == "linear"
+        )
 
     def expert_bytes(weight_format: str) -> list[int]:
         found: dict[str, int] = {}
         program = sketch(weight_format.partition("+")[0], "bfloat16")
-        names = _expert_matrices(program)
-        for want in _wanted(program):
-            if want.name in names:
+        matrices = _expert_matrices(program)
+        for want in _wanted(program, names):
+            if want.name in matrices:
                 layer = want.name.partition(".mlp.")[0]
                 found[layer] = found.get(layer, 0) + packed_bytes(want)
         return list(found.values())
@@ -261,12 +270,12 @@ def _mapped(program: Program, plan: Plan) -> set[str]:
 def _executor(
     program: Program, plan: Plan, checkpoint: Checkpoint, config: EngineConfig
 ) -> tuple[Executor, tuple[str, ...]]:
-    names = FAMILIES[program.spec.architecture].names
+    names = _names(program.spec, checkpoint)
 
     def load_weights(pack: Packer, pack_codes: CodePacker | None = None) -> LoadedWeights:
         return load(
             checkpoint,
-            _wanted(program),
+            _wanted(program, names),
             is_inert=lambda name: names.is_inert(name, program.spec),
             pack=pack,
             pack_codes=pack_codes,

@@ -16,15 +16,14 @@ import numpy as np
 
 from penstock import env
 from penstock.errors import ModelLoadError
-from penstock.model.gguf_config import config_of
+from penstock.model.gguf_config import FACTOR_TENSORS, config_of
 from penstock.text.gguf_tokenizer import tokenizer_of
 from penstock.weights.gguf_file import GGUFFile
-from penstock.weights.gguf_names import ROPE_FACTORS
 from penstock.weights.gguf_splits import SPLIT, read_splits
 from penstock.weights.readers.gguf import POINTER
 
 SUFFIX: Final = ".gguf"
-MADE_BY: Final = 1  # raised whenever another folder would be made of the same file
+MADE_BY: Final = 2  # raised whenever another folder would be made of the same file
 EMBEDDING: Final = "token_embd.weight"
 
 
@@ -60,15 +59,18 @@ def _contents(path: Path, files: dict[Path, GGUFFile]) -> dict[str, dict[str, An
     tensors = {name: tensor for file in files.values() for name, tensor in file.tensors.items()}
     if EMBEDDING not in tensors:
         raise ModelLoadError("missing_tensor", f"{path.name}: no tensor {EMBEDDING}; this is no decoder.")
-    factors = tensors.get(ROPE_FACTORS)
-    if factors is not None and factors.type.name != "F32":
-        raise ModelLoadError("dtype_unsupported", f"{path.name}: {ROPE_FACTORS} is {factors.type.name}.")
+    factors = {name: tensors[name] for name in FACTOR_TENSORS if name in tensors}
+    for name, tensor in factors.items():
+        if tensor.type.name != "F32":
+            raise ModelLoadError("dtype_unsupported", f"{path.name}: {name} is {tensor.type.name}.")
     tokenizer, tokenizer_config = tokenizer_of(metadata)
     config = config_of(
         metadata,
         vocab_size=tensors[EMBEDDING].shape[0],
         tensors=frozenset(tensors),
-        rope_factors=[] if factors is None else factors.blocks.reshape(-1).view(np.float32).tolist(),
+        rope_factors={
+            name: tensor.blocks.reshape(-1).view(np.float32).tolist() for name, tensor in factors.items()
+        },
     )
     return {
         "config.json": config,

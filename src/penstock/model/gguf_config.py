@@ -4,107 +4,149 @@ Called by engine.gguf_folder. Families then read it as any other config.json. Ke
 model computes and are not known here are refused by name; names, licences and the tokenizer are not read.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 import numpy as np
 
 from penstock.errors import ModelLoadError
+from penstock.model.gguf_architectures import ARCHITECTURES, READ, Architecture
+from penstock.model.gguf_names import SECOND_NORM
 
 JSON = dict[str, Any]  # Any: what becomes a JSON file
 Metadata = Mapping[str, Any]  # Any: what a stranger's file says, checked here and by the families
 
-ARCHITECTURES: Final = {
-    "llama": "LlamaForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-}
-# key after "<architecture>." -> key of config.json
-KEYS: Final = {
-    "embedding_length": "hidden_size",
-    "block_count": "num_hidden_layers",
-    "feed_forward_length": "intermediate_size",
-    "attention.head_count": "num_attention_heads",
-    "attention.head_count_kv": "num_key_value_heads",
-    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
-    "attention.key_length": "head_dim",
-    "context_length": "max_position_embeddings",
-    "rope.freq_base": "rope_theta",
-}
-# Read below, or of no weight: what a vocabulary's size is, the embedding tells; who made the file.
-READ: Final = {
-    "attention.value_length",
-    "rope.dimension_count",
-    "rope.scaling.type",
-    "rope.scaling.factor",
-    "rope.scaling.original_context_length",
-    "rope.scaling.finetuned",
-    "vocab_size",
-}
+FACTORS: Final = "rope_freqs.weight"
+SHORT_FACTORS: Final = "rope_factors_short.weight"
+LONG_FACTORS: Final = "rope_factors_long.weight"
+FACTOR_TENSORS: Final = (FACTORS, SHORT_FACTORS, LONG_FACTORS)
 
 
 def config_of(
-    metadata: Metadata, *, vocab_size: int, tensors: frozenset[str], rope_factors: list[float]
+    metadata: Metadata,
+    *,
+    vocab_size: int,
+    tensors: Collection[str],
+    rope_factors: Mapping[str, list[float]],
 ) -> JSON:
-    """`tensors`: names in the file. `rope_factors`: the values of rope_freqs.weight, or none."""
-    architecture = metadata.get("general.architecture")
-    if architecture not in ARCHITECTURES:
+    """`tensors`: names in the file. `rope_factors`: the values of those that hold them, by name."""
+    name = str(metadata.get("general.architecture"))
+    if name not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise ModelLoadError(
             "unsupported_architecture",
-            f"GGUF architecture {str(architecture)!r:.60} is not supported; supported are {known}.",
+            f"GGUF architecture {name!r:.60} is not supported; supported are {known}.",
         )
-    prefix = f"{architecture}."
+    prefix = f"{name}."
     own = {key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)}
-    for key in own:
-        if key not in KEYS and key not in READ:
-            raise _refusal(f"{prefix}{key}", "is not known and may change what the model computes")
-    config: JSON = {"architectures": [ARCHITECTURES[architecture]], "vocab_size": vocab_size}
-    for key, name in KEYS.items():
-        if key in own:
-            if not isinstance(own[key], int | float):
+    architecture = ARCHITECTURES["mixtral" if name == "llama" and own.get("expert_count") else name]
+    config: JSON = {"architectures": [architecture.name], "vocab_size": vocab_size, **architecture.constants}
+    for key, value in own.items():
+        spelled = architecture.key(key)
+        if key in architecture.keys or spelled is not None:
+            if not isinstance(value, int | float):
                 raise _refusal(
                     f"{prefix}{key}", "is no single number; models whose layers differ are not read"
                 )
-            config[name] = _shortest(own[key])
-    head_dim = own.get("attention.key_length", own.get("rope.dimension_count"))
-    if own.get("attention.value_length", head_dim) != head_dim:
-        raise _refusal(f"{prefix}attention.value_length", "is not that of the keys")
-    if own.get("rope.dimension_count", head_dim) != head_dim:
-        raise _refusal(f"{prefix}rope.dimension_count", "is not the whole head")
-    if head_dim is not None:
-        config["head_dim"] = head_dim
-    config["hidden_act"] = "silu"
+            if spelled is not None:
+                config[spelled] = _shortest(value)
+        elif key not in READ and not (key in EXPERT_KEYS and not value):
+            raise _refusal(f"{prefix}{key}", "is not known and may change what the model computes")
+    _read_heads(own, prefix, architecture, config)
     config["tie_word_embeddings"] = "output.weight" not in tensors
-    if architecture == "llama":
-        config["attention_bias"] = "blk.0.attn_q.bias" in tensors
-        config["mlp_bias"] = "blk.0.ffn_gate.bias" in tensors
+    config |= {key: tensor in tensors for key, tensor in architecture.said_by.items()}
     scaling = _scaling(own, prefix, rope_factors, config)
     if scaling is not None:
         config["rope_scaling"] = scaling
+    if name in SPECIAL:
+        SPECIAL[name](own, tensors, config)
     config |= _ends(metadata)
     return config
 
 
-def _scaling(own: Metadata, prefix: str, rope_factors: list[float], config: JSON) -> JSON | None:
+def _read_heads(own: Metadata, prefix: str, architecture: Architecture, config: JSON) -> None:
+    """The width of a head, and how much of it turns."""
+    turning = own.get("rope.dimension_count")
+    hidden, heads = own.get("embedding_length"), own.get("attention.head_count")
+    head_dim = own.get("attention.key_length")
+    if isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
+        if head_dim is None:
+            head_dim = hidden // heads
+        elif architecture.key("attention.key_length") is None and head_dim != hidden // heads:
+            raise _refusal(f"{prefix}attention.key_length", "is not the width of the model over its heads")
+    if own.get("attention.value_length", head_dim) != head_dim:
+        raise _refusal(f"{prefix}attention.value_length", "is not that of the keys")
+    if architecture.share:
+        if isinstance(turning, int) and isinstance(head_dim, int):
+            config[architecture.share] = turning / head_dim
+    elif turning is not None and turning != head_dim:
+        if "attention.key_length" in own or architecture.key("attention.key_length") is None:
+            raise _refusal(f"{prefix}rope.dimension_count", "is not the whole head")
+        head_dim = turning
+    if head_dim is not None and architecture.key("attention.key_length") and not architecture.share:
+        config["head_dim"] = head_dim
+
+
+def _gemma_scale(own: Metadata, _: Collection[str], config: JSON) -> None:
+    """Scores of the two largest are scaled by the width that a head would have, as llama.cpp knows."""
+    is_largest = own.get("block_count") in (46, 62)
+    hidden, heads = config.get("hidden_size"), config.get("num_attention_heads")
+    width = hidden // heads if is_largest and hidden and heads else config.get("head_dim")
+    if width:
+        config["query_pre_attn_scalar"] = width
+
+
+def _falcon_kind(own: Metadata, tensors: Collection[str], config: JSON) -> None:
+    """One key head is the first Falcon's, several are the new architecture's."""
+    is_new = own.get("attention.head_count_kv", 1) != 1
+    config |= {"multi_query": not is_new, "new_decoder_architecture": is_new}
+    if is_new:
+        config["num_ln_in_parallel_attn"] = 2 if SECOND_NORM in tensors else 1
+
+
+def _phi_window(_: Metadata, __: Collection[str], config: JSON) -> None:
+    """A window of 0 means none."""
+    if config.get("sliding_window") == 0:
+        config["sliding_window"] = None
+
+
+EXPERT_KEYS: Final = ("expert_count", "expert_used_count")  # 0 in files without experts
+SPECIAL: Final[Mapping[str, Callable[[Metadata, Collection[str], JSON], None]]] = {
+    "gemma2": _gemma_scale,
+    "gemma3": _gemma_scale,
+    "falcon": _falcon_kind,
+    "phi3": _phi_window,
+}
+
+
+def _scaling(
+    own: Metadata, prefix: str, rope_factors: Mapping[str, list[float]], config: JSON
+) -> JSON | None:
     kind = own.get("rope.scaling.type", "none")
-    if rope_factors:  # what llama 3.1's positions were turned into by the converter
-        length = config.get("max_position_embeddings")
+    length, original = config.get("max_position_embeddings"), own.get("rope.scaling.original_context_length")
+    if FACTORS in rope_factors:  # what llama 3.1's positions were turned into by the converter
         return {
             "rope_type": "longrope",
-            "short_factor": rope_factors,
-            "long_factor": rope_factors,
+            "short_factor": rope_factors[FACTORS],
+            "long_factor": rope_factors[FACTORS],
             "factor": 1.0,
             "attention_factor": 1.0,
             "original_max_position_embeddings": length,
         }
+    if rope_factors:
+        short, long = (rope_factors.get(name) for name in (SHORT_FACTORS, LONG_FACTORS))
+        config["original_max_position_embeddings"] = original
+        scaling = {"rope_type": "longrope", "short_factor": short, "long_factor": long}
+        if "rope.scaling.attn_factor" in own:
+            scaling["attention_factor"] = _shortest(own["rope.scaling.attn_factor"])
+        return scaling
     if kind == "none":
         return None
     if kind not in ("linear", "yarn"):
         raise _refusal(f"{prefix}rope.scaling.type", f"is {str(kind)!r:.40}; none, linear and yarn are read")
-    scaling: JSON = {"rope_type": kind, "factor": _shortest(own.get("rope.scaling.factor"))}
-    if kind == "yarn" and "rope.scaling.original_context_length" in own:
-        scaling["original_max_position_embeddings"] = own["rope.scaling.original_context_length"]
+    scaling = {"rope_type": kind, "factor": _shortest(own.get("rope.scaling.factor"))}
+    if kind == "yarn" and original is not None:
+        scaling["original_max_position_embeddings"] = original
     return scaling
 
 

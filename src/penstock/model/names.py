@@ -30,6 +30,8 @@ class Names:
     transposed: tuple[str, ...] = ()  # patterns of matrices stored as [K,N]
     turned: tuple[str, ...] = ()  # canonical names of fused parts that hold [K,N] of every head
     flattened: tuple[str, ...] = ()  # patterns of vectors stored with two dims
+    widened: tuple[str, ...] = ()  # patterns of matrices of one row, stored with one dim
+    shifted: tuple[str, ...] = ()  # patterns of vectors stored with 1 added
     renamed: Mapping[str, str] = field(default_factory=dict)  # in the middle of names of some checkpoints
     optional_prefix: str = ""  # of all names but lm_head; some files of the lineage leave it out
     # Tables that are looked up together -> one whose first row all of them gain; the latter is used up
@@ -43,7 +45,8 @@ class Names:
         """Whether a checkpoint holds anything in another form than its weights are used in."""
         is_folded = any("[" in name or "{}" in name for name in self.layer.values())
         changes = (
-            self.transposed, self.flattened, self.renamed, self.optional_prefix, self.stacked, self.gains
+            self.transposed, self.flattened, self.widened, self.shifted, self.renamed, self.optional_prefix,
+            self.stacked, self.gains,
         )  # fmt: skip
         return is_folded or any(changes)
 

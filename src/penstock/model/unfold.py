@@ -66,6 +66,10 @@ class _Unfolded(Mapping[str, Tensor]):
             tensor = tensor.swapaxes(-1, -2) if tensor.ndim > 1 else tensor
         if any(re.fullmatch(pattern, name) for pattern in self._names.flattened):
             tensor = _array(tensor, name).reshape(-1)
+        if any(re.fullmatch(pattern, name) for pattern in self._names.widened):
+            tensor = _array(tensor, name).reshape(1, -1)
+        if any(re.fullmatch(pattern, name) for pattern in self._names.shifted):
+            tensor = _array(tensor, name).astype(np.float32) - 1
         return tensor
 
     def _split(self, prefix: str, layer: LayerSpec) -> None:
@@ -150,7 +154,10 @@ def _array(tensor: Tensor, name: str) -> Tensor:
 
 def _part(whole: Callable[[], Tensor], name: str, groups: int, begin: int, end: int) -> Tensor:
     """Rows [begin, end) of every group."""
-    tensor = _array(whole(), name)
+    tensor = whole()
+    if groups == 1 and not isinstance(tensor, np.ndarray):
+        return tensor.part(begin, end)
+    tensor = _array(tensor, name)
     grouped = tensor.reshape(groups, -1, *tensor.shape[1:])
     return grouped[:, begin:end].reshape(-1, *tensor.shape[1:])
 

@@ -35,12 +35,33 @@ class CodedTensor:
         _, n, k = self.shape
         chosen = range(n)[rows]
 
-        def decode(part: slice) -> CodedRows:
+        def moved(part: slice) -> slice:
             few = chosen[part]
             first = index * n
-            return self.decode(slice(first + few.start, first + few.stop, few.step))
+            return slice(first + few.start, first + few.stop, few.step)
 
-        return CodedTensor((len(chosen), k), self.format, decode)
+        blocks = self.blocks
+        return CodedTensor(
+            (len(chosen), k),
+            self.format,
+            lambda part: self.decode(moved(part)),
+            None if blocks is None else lambda part: blocks(moved(part)),
+        )
+
+    def part(self, begin: int, end: int) -> "CodedTensor":
+        """Rows [begin, end) of it."""
+
+        def moved(rows: slice) -> slice:
+            first, last, _ = rows.indices(end - begin)
+            return slice(begin + first, begin + last)
+
+        blocks = self.blocks
+        return CodedTensor(
+            (end - begin, self.shape[1]),
+            self.format,
+            lambda rows: self.decode(moved(rows)),
+            None if blocks is None else lambda rows: blocks(moved(rows)),
+        )
 
 
 Tensor = np.ndarray | CodedTensor
@@ -57,6 +78,7 @@ class Checkpoint:
     tensors: Mapping[str, Tensor]  # as stored; the loader refuses dtypes it does not know
     source_hash: str
     content_hash: str = ""
+    lineage: str = ""  # whose names the tensors have: an architecture of GGUF; "": those of the family
     stamps: Mapping[Path, tuple[int, int]] = field(
         default_factory=dict
     )  # size and time of change when mapped

@@ -138,7 +138,7 @@ def test_an_unknown_key_of_the_architecture_is_refused_by_name(tmp_path):
 
     metadata = {"general.architecture": "llama", "llama.embedding_length": 8, "llama.surprise": 1}
     with pytest.raises(ModelLoadError, match=r"llama\.surprise"):
-        config_of(metadata, vocab_size=8, tensors=frozenset(), rope_factors=[])
+        config_of(metadata, vocab_size=8, tensors=frozenset(), rope_factors={})
 
 
 def test_config_json_holds_what_the_original_said(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from penstock.model.config_reader import ConfigReader
-from penstock.model.gguf_config import config_of
+from penstock.model.gguf_config import FACTORS, config_of
 from penstock.model.rope import attention_factor, inverse_frequencies
 from penstock.model.rope_config import read_rope
 
@@ -40,7 +40,7 @@ def metadata_of(golden: dict) -> dict:
 @pytest.mark.parametrize("length", [128, None])
 def test_factors_give_the_frequencies_of_llama_3(length):
     config = config_of(
-        metadata_of(LLAMA3), vocab_size=8, tensors=frozenset(), rope_factors=factors_of(LLAMA3)
+        metadata_of(LLAMA3), vocab_size=8, tensors=frozenset(), rope_factors={FACTORS: factors_of(LLAMA3)}
     )
     rope = read_rope(ConfigReader(config), LLAMA3["head_dim"])
     frequencies = inverse_frequencies(rope, length or LLAMA3["max_context"])
@@ -50,14 +50,16 @@ def test_factors_give_the_frequencies_of_llama_3(length):
 
 
 def test_without_factors_positions_are_plain():
-    config = config_of(metadata_of(LLAMA3), vocab_size=8, tensors=frozenset(), rope_factors=[])
+    config = config_of(metadata_of(LLAMA3), vocab_size=8, tensors=frozenset(), rope_factors={})
 
     assert "rope_scaling" not in config
 
 
 @pytest.mark.parametrize("count", [1, 31, 33])
 def test_another_number_of_factors_is_refused(count):
-    config = config_of(metadata_of(LLAMA3), vocab_size=8, tensors=frozenset(), rope_factors=[1.0] * count)
+    config = config_of(
+        metadata_of(LLAMA3), vocab_size=8, tensors=frozenset(), rope_factors={FACTORS: [1.0] * count}
+    )
 
     with pytest.raises(Exception, match="factor") as caught:
         read_rope(ConfigReader(config), LLAMA3["head_dim"])

@@ -116,12 +116,14 @@ def test_a_lineage_that_stores_weights_as_they_are_used_is_handed_on_as_it_is():
     assert unfold(tensors, HF_LLAMA, SPEC) is tensors
 
 
-def test_codes_are_handed_on_whole_and_not_split():
-    codes = SimpleNamespace(shape=(16, 3))
+def test_codes_are_handed_on_whole_or_by_rows_and_not_by_heads():
+    codes = SimpleNamespace(shape=(16, 3), part=lambda begin, end: (begin, end))
     names = replace(NAMES, optional_prefix="m.")
     tensors = unfold({"m.h.0.qkv.weight": codes, "m.embed.weight": codes}, names, SPEC)
 
     assert tensors["m.embed.weight"] is codes
+    assert tensors["m.h.0.qkv.weight[attn.k]"] == (8, 12)
+    tensors = unfold({"m.h.0.qkv.weight": codes}, replace(names, is_grouped=True), SPEC)
     with pytest.raises(ModelLoadError, match="stored as codes"):
         tensors["m.h.0.qkv.weight[attn.q]"]
 

@@ -1,7 +1,7 @@
 """A GGUF file, or its splits, through the folder that engine.gguf_folder keeps for it.
 
 `gguf.json` in that folder names the file; config.json and tokenizer.json beside it were made of its metadata.
-Tensors come under their original names. Floats are views of the file; quantized ones are CodedTensors.
+Tensors come under the file's own names. Floats are views of the file; quantized ones are CodedTensors.
 """
 
 import hashlib
@@ -19,8 +19,8 @@ from penstock.errors import ModelLoadError
 from penstock.weights.coding import CodedBlocks, CodedRows
 from penstock.weights.gguf_blocks import FORMAT_OF, decode
 from penstock.weights.gguf_file import GGUFFile, GGUFTensor
-from penstock.weights.gguf_names import ROPE_FACTORS, original_name, turned_rows
 from penstock.weights.gguf_splits import read_splits
+from penstock.weights.gguf_turned import turned_rows
 from penstock.weights.reader import READERS, Checkpoint, CodedTensor, Tensor
 
 POINTER: Final = "gguf.json"
@@ -52,15 +52,15 @@ def checkpoint_of(files: Mapping[Path, GGUFFile]) -> Checkpoint:
     """All tensors of the splits; the first one's metadata hold for all."""
     metadata = next(iter(files.values())).metadata
     tensors = {
-        original_name(name): _tensor(tensor, turned_rows(name, tensor.shape[0], metadata))
+        name: _tensor(tensor, turned_rows(name, tensor.shape[0], metadata))
         for file in files.values()
         for name, tensor in file.tensors.items()
-        if name != ROPE_FACTORS
     }
     return Checkpoint(
         tensors,
         source_hash=_joined([file.source_hash for file in files.values()]),
         content_hash=_joined([file.content_hash for file in files.values()]),
+        lineage=str(metadata.get("general.architecture")),
         stamps={path: file.stamp for path, file in files.items()},
     )
 
@@ -70,19 +70,18 @@ def _tensor(tensor: GGUFTensor, order: NDArray[np.intp] | None) -> Tensor:
     if kind.name in FLOATS:
         values: np.ndarray = tensor.blocks.reshape(-1).view(FLOATS[kind.name]).reshape(tensor.shape)
         return values if order is None else values[order]
-    if len(tensor.shape) != 2:
+    if len(tensor.shape) < 2:
         raise ModelLoadError(
             "shape_mismatch", f"a {kind.name} tensor has the shape {list(tensor.shape)}, which is no matrix."
         )
-    n, k = tensor.shape
     return CodedTensor(
-        (n, k), FORMAT_OF[kind.name], partial(_rows, tensor, order), partial(_blocks, tensor, order)
+        tensor.shape, FORMAT_OF[kind.name], partial(_rows, tensor, order), partial(_blocks, tensor, order)
     )
 
 
 def _blocks(tensor: GGUFTensor, order: NDArray[np.intp] | None, rows: slice) -> CodedBlocks:
     return CodedBlocks(
-        tensor.type.name, tensor.blocks[rows if order is None else order[rows]], tensor.shape[1]
+        tensor.type.name, tensor.blocks[rows if order is None else order[rows]], tensor.shape[-1]
     )
 
 
