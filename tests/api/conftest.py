@@ -10,6 +10,7 @@ from io import StringIO
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from benchmarks.served import Served, served
 from tests.fakes.serving import LocalEngine, ScriptedEngine
@@ -129,10 +130,31 @@ class Started:
         engine = server.engine()
         assert engine is not None
         self.first_engine = engine.pid
+        self._client = httpx.Client(base_url=server.url, timeout=60)  # a new one costs more than an answer
+
+    def close(self) -> None:
+        self._client.close()
 
     def ask(self, body: dict[str, Any], key: str = "") -> httpx.Response:
         headers = {"authorization": f"Bearer {key}"} if key else {}
-        return httpx.post(f"{self.server.url}/v1/completions", json=body, headers=headers, timeout=60)
+        return self._client.post("/v1/completions", json=body, headers=headers)
+
+    def post(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        """(status, JSON)."""
+        reply = self._client.post(path, json=body)
+        return reply.status_code, reply.json()
+
+    def memory_bytes(self) -> int:
+        """Of all its processes."""
+        return sum(process.memory_info().rss for process in self._processes())
+
+    def cpu_s(self) -> float:
+        """Of all its processes, and of those that have ended."""
+        times = [process.cpu_times() for process in self._processes()]
+        return sum(t.user + t.system + t.children_user + t.children_system for t in times)
+
+    def _processes(self) -> list[psutil.Process]:
+        return [self.server.front, *self.server.front.children(recursive=True)]
 
     def seconds(self, prompt: list[int], key: str) -> tuple[float, int]:
         """How long one token takes after this prompt, and how many of its tokens were cached."""
@@ -145,8 +167,8 @@ class Started:
 
 @pytest.fixture(scope="module")
 def served_server() -> Iterator[Started]:
-    with served() as server:
-        yield Started(server)
+    with served() as server, contextlib.closing(Started(server)) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
@@ -155,5 +177,5 @@ def guarded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started
     keys = tmp_path_factory.mktemp("keys") / "keys"
     keys.write_text("key-one-of-the-test\nkey-two-of-the-test\n")
     keys.chmod(0o600)
-    with served("--api-key-file", str(keys)) as server:
-        yield Started(server)
+    with served("--api-key-file", str(keys)) as server, contextlib.closing(Started(server)) as started:
+        yield started

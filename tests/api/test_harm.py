@@ -4,13 +4,20 @@ Resource use, isolation and side channels; shapes of refusals are in test_bad_bo
 test_http.py.
 """
 
+import concurrent.futures
+import contextlib
 import json
+import os
+import random
+import signal
 import statistics
 import threading
 import time
 
 import pytest
-from tests.api.wire import CHAT, TEXT, exchange, head, post, status
+from benchmarks.served import served
+from tests.api.conftest import Started
+from tests.api.wire import CHAT, TEXT, connect, exchange, head, post, status
 
 P, C = "/v1/completions", "/v1/chat/completions"
 MANY_TOOLS = [
@@ -54,7 +61,8 @@ def test_39_a_hundred_thousand_messages_are_refused_or_too_long(tiny):
     assert status(exchange(tiny.port, post(C, {**body, "messages": CHAT["messages"] * 130_000}))) == 413
 
 
-BOMBS = ("a", " ", "\n", "\u0301", "\u00ad", "<|end|>", "<|", "1", "\U0001f469\u200d", "\u4e2d")
+BOMBS = ("a", " ", "\u0301", "<|end|>", "<|", "\U0001f469\u200d")
+MAX_BYTES = 4 << 20
 
 
 @pytest.mark.slow
@@ -62,22 +70,22 @@ BOMBS = ("a", " ", "\n", "\u0301", "\u00ad", "<|end|>", "<|", "1", "\U0001f469\u
 def test_37_tokenizing_takes_time_in_proportion_to_length(tiny, unit):
     def seconds(num_bytes: int) -> float:
         text = unit * (num_bytes // len(unit.encode()))
-        best = []
-        for _ in range(3):
-            began_s = time.thread_time()
-            tiny.engine.tokenizer.encode(text, add_special=False)
-            best.append(time.thread_time() - began_s)
-        return min(best)
+        began_s = time.thread_time()
+        tiny.engine.tokenizer.encode(text, add_special=False)
+        return time.thread_time() - began_s
 
     seconds(1 << 16)
-    once, fourfold = seconds(1 << 18), seconds(1 << 20)
+    for _ in range(3):  # the processor's caches belong to others, too
+        once, twice = seconds(MAX_BYTES // 2), seconds(MAX_BYTES)
+        if twice / once <= 2.3 and twice / MAX_BYTES <= 1e-6:
+            return
 
-    assert fourfold / once <= 8.0, (once, fourfold)  # in proportion it is 4, squared 16
-    assert fourfold / (1 << 20) <= 4e-6, f"{1e6 * fourfold / (1 << 20):.2f} us a byte"
+    assert twice / once <= 3.0, (once, twice)  # in proportion it is 2, squared 4
+    assert twice / MAX_BYTES <= 3e-6, f"{1e6 * twice / MAX_BYTES:.2f} us a byte"
 
 
 def test_37_bytes_that_are_no_text_are_refused_whole(tiny):
-    body = json.dumps({**TEXT, "prompt": "MARK"}).encode().replace(b"MARK", b"\xff" * (1 << 20))
+    body = json.dumps({**TEXT, "prompt": "MARK"}).encode().replace(b"MARK", b"\xff" * ((4 << 20) - 200))
     assert status(exchange(tiny.port, post(P, body))) == 400
 
 
@@ -108,26 +116,44 @@ PATTERNS = {
     "36: nested repeats": {"guided_regex": "(a+)+$"},
     "36: alternatives of the same": {"guided_regex": "(a|a)*b"},
     "36: repeats of ranges": {"guided_regex": "(.{1,1000}){1000}"},
-    "36: ten thousand branches": {"guided_regex": "|".join(f"a{i}" for i in range(600))},
+    "36: ten thousand branches": {"guided_regex": "|".join(f"a{i}" for i in range(10_000))},
+    "36: as many branches as are read": {"guided_regex": "|".join(f"a{i}" for i in range(600))},
     "36: a schema in itself": {"guided_json": {"$ref": "#"}},
     "36: a huge enumeration": {"guided_json": {"enum": [f"e{i}" for i in range(2000)]}},
     "36: a deep schema": {"guided_json": json.loads('{"items":' * 40 + "{}" + "}" * 40)},
     "36: an array of a billion": {"guided_json": {"type": "array", "minItems": 10**9}},
-}
+    "36: a pattern that doubles": {"guided_regex": "(a|b)*a" + "(a|b)" * 18},
+    "36: a grammar of a billion": {"guided_grammar": 'start: "a"{1000000000}'},
+    "36: in a tool": {
+        "messages": CHAT["messages"], "tool_choice": "required",
+        "tools": [{"type": "function", "function": {"name": "f", "parameters": {
+            "type": "object", "properties": {"a": {"type": "string", "pattern": "(a+)+$"}}}}}],
+    },
+}  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PATTERNS)
 def test_what_cannot_be_compiled_cheaply_costs_little(served_server, name):
-    served_server.ask({**TEXT, "guided_regex": "[ab]"})  # the compiler is there
-    began_s = time.perf_counter()
-    reply = served_server.ask({**TEXT, **PATTERNS[name], "max_tokens": 2})
-    taken_s = time.perf_counter() - began_s
+    asked = PATTERNS[name]
+    path, base = (C, CHAT) if "messages" in asked else (P, TEXT)
 
-    assert reply.status_code in (200, 400)
-    if reply.status_code == 400:
-        assert reply.json()["error"]["code"] in ("grammar_limit", "invalid_value", "array_above_max_length")
-    assert taken_s <= 5.0, f"{taken_s:.1f} s: one second of processor is allowed, on a machine that is shared"
+    def ask(body: dict) -> tuple[int, dict, float]:
+        began_s = time.perf_counter()
+        status_, answer = served_server.post(path, {**base, **body, "max_tokens": 2})
+        return status_, answer, time.perf_counter() - began_s
+
+    ask({"guided_regex": "[ab]"})  # the compiler is there
+    before_bytes, before_cpu_s = served_server.memory_bytes(), served_server.cpu_s()
+    code, answer, taken_s = ask(asked)
+    cpu_s = served_server.cpu_s() - before_cpu_s
+
+    assert code in (200, 400)
+    if code == 400:
+        assert answer["error"]["code"] in ("grammar_limit", "invalid_value", "array_above_max_length")
+    assert cpu_s <= 1.5, f"{cpu_s:.2f} s of processor time"
+    assert taken_s <= 5.0, f"{taken_s:.1f} s, on a machine that is shared"
+    assert served_server.memory_bytes() - before_bytes <= 24 << 20
     assert served_server.engine().pid == served_server.first_engine
 
 
@@ -140,45 +166,88 @@ def test_38_an_answer_without_a_limit_takes_no_memory_before_it_is_there(served_
     assert engine.memory_info().rss - before < 48 << 20
 
 
+NUM_SESSIONS = 1000
+
+
+@pytest.fixture(scope="module")
+def crowded_server():
+    """A cache so small that requests are preempted all the time."""
+    config = "[engine]\nmax_context = 128\nmax_requests = 24\nmemory_bytes = 4194304\n"
+    with served(config=config) as server, contextlib.closing(Started(server)) as started:
+        yield started
+
+
 @pytest.mark.slow
-def test_47_three_hundred_sessions_never_see_anothers_secret(served_server):
-    """Each prompt holds its own number over and over; what is answered must be what it is answered alone."""
-    import concurrent.futures
+def test_47_a_thousand_sessions_never_see_anothers_secret(served_server, crowded_server):
+    """Each prompt holds its own number over and over, behind a beginning that all share.
+
+    What is answered in company, with requests that are left, preempted and replayed after a kill of the
+    engine, is what another server answered in peace; so no other session's number can be in it.
+    """
 
     def body(number: int) -> dict:
-        text = f"secret {number:04d} " * 4 + "\nsecret"
-        return {**TEXT, "prompt": text, "max_tokens": 8, "temperature": 0, "logprobs": 0, "n": 1 + number % 2}
+        text = "def f(a, b):\n" + f"secret {number:04d} " * 8 + "\nsecret"
+        return {**TEXT, "prompt": text, "max_tokens": 14, "temperature": 0, "n": 1 + number % 2}
 
-    def answer(number: int) -> object:
-        reply = served_server.ask(body(number))
+    def answer(number: int, server: Started = crowded_server) -> object:
+        reply = server.ask(body(number))
         assert reply.status_code == 200
         return reply.json()["choices"]
 
-    numbers = [number % 30 for number in range(300)]
-    alone = [answer(number) for number in range(30)]
-    with concurrent.futures.ThreadPoolExecutor(12) as pool:
-        together = list(pool.map(answer, numbers))
+    def leave(number: int) -> None:
+        with connect(crowded_server.server.port) as wire:
+            wire.sendall(post(P, {**body(number), "stream": True, "max_tokens": 60}))
+            time.sleep(number % 7 / 100)
 
-    assert all(got == alone[number] for got, number in zip(together, numbers, strict=True))
+    def visit(number: int) -> object:
+        if number % 10 == 3:
+            leave(number)
+        if number == NUM_SESSIONS // 2:
+            os.kill(crowded_server.engine().pid, signal.SIGKILL)
+        return answer(number)
+
+    first_engine = crowded_server.engine().pid
+    order = random.Random(47).sample(range(NUM_SESSIONS), NUM_SESSIONS)
+    alone = [answer(number, served_server) for number in range(NUM_SESSIONS)]
+    with concurrent.futures.ThreadPoolExecutor(24) as pool:
+        together = list(pool.map(visit, order))
+
+    assert [number for number, got in zip(order, together, strict=True) if got != alone[number]] == []
+    assert crowded_server.engine().pid != first_engine
+    gauges = crowded_server.server.gauges()
+    assert gauges["penstock_preemptions_total"] > 0, gauges
+
+
+NUM_PAIRS = 500
 
 
 @pytest.mark.slow
 def test_48_one_key_cannot_tell_by_time_or_count_what_another_has_asked(guarded_server):
     """Also 49: cached_tokens never counts another key's blocks."""
-    prompt = [40 + i % 300 for i in range(800)]
+    shuffle = random.Random(48)
+    prompt = [40 + i % 300 for i in range(140)]
     known, unknown, own = [], [], []
-    for round_number in range(12):
-        mine, theirs = ([50 + round_number, base, *prompt] for base in (40, 41))
-        guarded_server.seconds(mine, "key-one-of-the-test")
-        hit_s, num_cached = guarded_server.seconds(mine, "key-two-of-the-test")
-        miss_s, _ = guarded_server.seconds(theirs, "key-two-of-the-test")
-        own_s, num_own = guarded_server.seconds(mine, "key-one-of-the-test")
-        assert num_cached == 0
-        assert num_own >= 750
-        known.append(hit_s)
-        unknown.append(miss_s)
-        own.append(own_s)
-    wins = sum((a < b) + 0.5 * (a == b) for a in known for b in unknown) / len(known) ** 2
 
-    assert 0.25 <= wins <= 0.75, f"AUC {wins:.2f} over {len(known)} pairs"
+    def ask_pairs(numbers: range) -> float:
+        """The chance that a prompt of the other key is answered faster than a new one."""
+        for number in numbers:
+            mine, theirs = ([50 + number % 200, 40 + number // 200, base, *prompt] for base in (50, 51))
+            guarded_server.seconds(mine, "key-one-of-the-test")
+            pair = [(mine, known), (theirs, unknown)]
+            shuffle.shuffle(pair)  # whoever comes second finds warmer processor caches
+            for asked, times in pair:
+                taken_s, num_cached = guarded_server.seconds(asked, "key-two-of-the-test")
+                assert num_cached == 0
+                times.append(taken_s)
+            if number % 10 == 0:
+                own_s, num_own = guarded_server.seconds(mine, "key-one-of-the-test")
+                assert num_own >= 128
+                own.append(own_s)
+        return sum((a < b) + 0.5 * (a == b) for a in known for b in unknown) / len(known) ** 2
+
+    auc = ask_pairs(range(NUM_PAIRS))
+    if not 0.45 <= auc <= 0.55:  # once in 150 runs by chance; what leaks, leaks again
+        auc = ask_pairs(range(NUM_PAIRS, 2 * NUM_PAIRS))
+
+    assert 0.45 <= auc <= 0.55, f"AUC {auc:.3f} over {len(known)} pairs"
     assert statistics.median(own) < statistics.median(unknown)
