@@ -98,6 +98,7 @@ function say(kind, text) {
 function body(prompt) {
   const asked = { model, max_tokens: Number($("max-tokens").value) || 128, temperature: Number($("temperature").value) };
   if ($("seed").value !== "") asked.seed = Number($("seed").value);
+  if ($("shape").value === "json") asked.structured_outputs = { json_object: true };
   if (mode === "chat") asked.messages = [...turns, { role: "user", content: prompt }];
   else asked.prompt = prompt;
   return asked;
@@ -210,7 +211,7 @@ $("form").addEventListener("submit", (event) => {
 $("prompt").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("form").requestSubmit();
 });
-for (const id of ["prompt", "temperature", "max-tokens", "seed"]) $(id).addEventListener("input", example);
+for (const id of ["prompt", "temperature", "max-tokens", "seed", "shape"]) $(id).addEventListener("input", example);
 $("stop").addEventListener("click", () => running?.abort());
 $("clear").addEventListener("click", clear);
 $("tab-chat").addEventListener("click", () => choose("chat"));
