@@ -93,6 +93,8 @@ def load_model(model: str, config: EngineConfig) -> Loaded:
     )  # fmt: skip
     executor, notes = _executor(program, plan, checkpoint, config)
     notes = (*template_notes, *notes)
+    if spec.left_out:
+        notes = (*notes, f"of this checkpoint is left out: {spec.left_out}.")
     if plan.weight_format == "float16":
         notes = (
             *notes,

@@ -197,15 +197,19 @@ class ConfigReader:
             raise self.refuse("layer_types", f"has {len(kinds)} entries for {num_layers} layers")
         return tuple(kinds)
 
-    def nested(self, key: str) -> "ConfigReader | None":
-        """A reader of the object under `key`, or None if it is absent. It wants its own `finish()`."""
+    def nested(self, key: str, defaults: JSONObject | None = None) -> "ConfigReader | None":
+        """A reader of the object under `key`, or None if it is absent. It wants its own `finish()`.
+
+        `defaults`: what the object says of keys that it leaves out.
+        """
         self._accounted.add(key)
         value = self._values.get(key)
         if value is None:
             return None
         if not isinstance(value, dict):
             raise self.refuse(key, f"is {show(value)}; it must be an object")
-        return ConfigReader(value, name=self._name, prefix=f"{self._prefix}{key}.")
+        values = {**(defaults or {}), **value}
+        return ConfigReader(values, name=self._name, prefix=f"{self._prefix}{key}.")
 
     def finish(self) -> None:
         """Refuse the first key that nobody accounted for."""

@@ -65,7 +65,7 @@ def read_model(source: Path | str | JSONObject) -> ModelSpec:
             "auto_map",
             "it asks for Python code from the checkpoint, which is never run; use a checkpoint without",
         )
-    _ignore_what_computes_nothing(config)
+    ignore_what_computes_nothing(config)
     spec = replace(FAMILIES[architecture].read(config), architecture=architecture, dtype=_dtype(config))
     config.finish()
     return spec
@@ -86,7 +86,8 @@ def _architecture(values: JSONObject) -> str:
     return names[0]
 
 
-def _ignore_what_computes_nothing(config: ConfigReader) -> None:
+def ignore_what_computes_nothing(config: ConfigReader) -> None:
+    """Keys of every architecture; of a nested config, too."""
     config.ignore("architectures", "model_type", "_name_or_path", "transformers_version", why="names")
     config.ignore(
         "transformers.js_config", "is_llama_config", "custom_pipelines", "_attn_implementation_autoset",

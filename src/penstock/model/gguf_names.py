@@ -38,10 +38,6 @@ _QKV: Final = fused("attn_qkv", "attn.q", "attn.k", "attn.v")
 FUSED: Final = with_layer(PLAIN, _QKV)
 SHIFTED: Final = replace(PLAIN, shifted=(r".*norm\.weight",))  # stored as they multiply; families want w - 1
 FALCON_TWO: Final = with_layer(FUSED, plain(attn_norm="attn_norm_2", mlp_norm="attn_norm"))
-BERT: Final = replace(
-    with_layer(PLAIN, plain(attn_norm="attn_output_norm", mlp_norm="layer_output_norm")),
-    gains={"position_embd.weight": "token_types.weight"},
-)
 NAMES: Final[Mapping[str, Names]] = {
     "gemma": SHIFTED,
     "gemma2": SHIFTED,
@@ -51,7 +47,6 @@ NAMES: Final[Mapping[str, Names]] = {
     "gptneox": FUSED,
     "bloom": FUSED,
     "falcon": FUSED,
-    "bert": BERT,
 }
 
 

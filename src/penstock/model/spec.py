@@ -231,6 +231,7 @@ class ModelSpec:
     logit_softcap: float | None = None  # logits become softcap * tanh(logit / softcap)
     dtype: str | None = None  # float32 | float16 | bfloat16; None: config.json does not say
     num_draft_layers: int = 0  # after the last, in the checkpoint alone: they guess further tokens
+    left_out: str = ""  # parts of the checkpoint that are not served: a line for people
     architecture: str = ""  # as config.json names it; the family's name in FAMILIES
 
     @property

@@ -1,6 +1,6 @@
 """Gemma 3: Gemma 2 with qk-norm for the caps, five windowed layers to a full one, each kind its own rope.
 
-arXiv:2503.19786. Of the checkpoints with an image encoder, the text part is another architecture's file.
+arXiv:2503.19786. Checkpoints with an image encoder are gemma3_images.py.
 """
 
 from dataclasses import replace
