@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "bind.h"
+#include "guarded.h"
 #include "pack.h"
 #include "self_test.h"
 #include "threads.h"
@@ -12,23 +13,19 @@ namespace {
 using F32 = Array<const float>;
 using I32 = Array<const int32_t>;
 
-// Memory of one operand, every byte poisoned first: what a kernel does not write must not be read.
+// Memory of one operand.
 class OperandMemory {
   public:
     OperandMemory(OperandKind kind, int64_t rows, int64_t k)
-        : data_(static_cast<std::size_t>(operand_bytes(kind, rows, k)) + 64, std::byte{0x7f}),
-          scale_(static_cast<std::size_t>(round_up(rows, 16) * (round_up(k, 64) / 128 + 1)), 1e30f),
-          sum_(static_cast<std::size_t>(round_up(rows, 16) * round_up(k, 64) / 32), 0x7f7f7f7f) {
-        auto at = reinterpret_cast<uintptr_t>(data_.data());
-        operand = {kind, round_up(k, 64), reinterpret_cast<void*>((at + 63) / 64 * 64), scale_.data(),
-                   sum_.data()};
+        : data_(static_cast<std::size_t>(operand_bytes(kind, rows, k))),
+          scale_(static_cast<std::size_t>(round_up(rows, 16) * round_up(k, 128) / 128 * 4)),
+          sum_(static_cast<std::size_t>(round_up(rows, 16) * round_up(k, 64) / 32 * 4)) {
+        operand = {kind, round_up(k, 64), data_.as<std::byte>(), scale_.as<float>(), sum_.as<int32_t>()};
     }
     Operand operand;
 
   private:
-    std::vector<std::byte> data_;
-    std::vector<float> scale_;
-    std::vector<int32_t> sum_;
+    GuardedMemory data_, scale_, sum_;
 };
 
 Pool& test_pool() {
@@ -76,24 +73,35 @@ NumpyArray<float> test_linear(const std::string& isa, const std::string& format,
                               const std::optional<F32>& addend, const std::optional<std::string>& kind,
                               float scale) {
     const KernelTable& t = candidate_of(isa).table();
-    const PackedWeight w = weight_of(format, packed, n, k);
+    PackedWeight w = weight_of(format, packed, n, k);
     const OperandKind operand = kind ? kind_of(*kind) : operand_of(w.format);
     check(accepts(w.format, operand), "the format does not take this operand");
     check(x.ndim() == 2 && static_cast<int64_t>(x.shape(1)) == k, "x is [T, K]");
     const auto rows = static_cast<int64_t>(x.shape(0));
     check(!bias || static_cast<int64_t>(bias->size()) == n, "bias is [N]");
     check(!addend || static_cast<int64_t>(addend->size()) == rows * n, "addend is [T, N]");
+    // All that the kernels see ends at a guard page.
+    const GuardedMemory panels(packed.data(), packed.size()), input(x.data(), x.size());
+    const GuardedMemory biases(bias ? bias->data() : nullptr, bias ? bias->size() : 0);
+    const GuardedMemory added(addend ? addend->data() : nullptr, addend ? addend->size() : 0);
+    const GuardedMemory output(static_cast<std::size_t>(rows * n) * 4);
+    w.data = panels.as<std::byte>();
     OperandMemory memory(operand, rows, k);
-    auto out = make_array<float>({static_cast<std::size_t>(rows), static_cast<std::size_t>(n)});
-    const LinearOut y{out.data(), n,    bias ? bias->data() : nullptr, addend ? addend->data() : nullptr,
-                      n,          scale};
+    const LinearOut y{output.as<float>(),
+                      n,
+                      bias ? biases.as<float>() : nullptr,
+                      addend ? added.as<float>() : nullptr,
+                      n,
+                      scale};
     run_here([&](std::byte* scratch) noexcept {
-        operand_kernel(t, memory.operand.kind)(x.data(), k, k, memory.operand, 0, rows);
+        operand_kernel(t, memory.operand.kind)(input.as<float>(), k, k, memory.operand, 0, rows);
         const int64_t half = w.num_panels / 2;  // two calls, as two workers would make them
         LinearKernel* const linear = linear_kernel(t, w.format, operand);
         linear(w, memory.operand, rows, y, half, w.num_panels, scratch);
         if (half > 0) linear(w, memory.operand, rows, y, 0, half, scratch);
     });
+    auto out = make_array<float>({static_cast<std::size_t>(rows), static_cast<std::size_t>(n)});
+    std::memcpy(out.data(), output.as<float>(), static_cast<std::size_t>(rows * n) * 4);
     return out;
 }
 
@@ -348,7 +356,8 @@ nb::dict test_sample(const std::string& isa, F32 logits, const nb::dict& fields,
     const auto f32 = [&](const char* name) { return nb::cast<F32>(fields[name]).data(); };
     const auto i32 = [&](const char* name) { return nb::cast<I32>(fields[name]).data(); };
     const nb::object allowed = fields["allowed"];
-    const SampleArgs args{logits.data(),
+    const GuardedMemory guarded(logits.data(), logits.size());
+    const SampleArgs args{guarded.as<float>(),
                           vocab,
                           f32("temperature"),
                           f32("top_p"),
@@ -412,9 +421,16 @@ std::string test_self_test(const std::string& isa, const std::string& fallback, 
     return found == nullptr ? "" : found;
 }
 
+// Ends the process, if the guard is one.
+void test_read_past_the_end() {
+    const GuardedMemory memory(64);
+    [[maybe_unused]] const volatile std::byte beyond = memory.as<volatile std::byte>()[64];
+}
+
 }  // namespace
 
 void bind_tests(nb::module_& m) {
+    m.def("test_read_past_the_end", &test_read_past_the_end);
     m.def("pack", &pack_one);
     m.def("unpack", &unpack_one);
     m.def("test_linear", &test_linear, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
