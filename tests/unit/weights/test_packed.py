@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from penstock.errors import ModelLoadError
 from penstock.weights import packed
 
 DAY_S = 86400.0
@@ -53,3 +54,48 @@ def test_reading_makes_a_file_recent(tmp_path):
     packed.load(path, {"w": 64})
 
     assert path.stat().st_mtime > NOW_S + DAY_S
+
+
+def tensors_of(sizes: dict[str, int]) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(1)
+    return {name: rng.integers(0, 256, size, np.uint8) for name, size in sizes.items()}
+
+
+SIZES = {"a": 64, "b": 8192, "c": 128 * 1024, "d": 64}
+
+
+def test_a_file_made_tensor_by_tensor_is_the_one_that_is_saved_whole(tmp_path):
+    tensors = tensors_of(SIZES)
+    whole, made = packed.path_of(tmp_path, "whole"), packed.path_of(tmp_path, "made")
+    assert packed.save(whole, tensors) is None
+
+    def fill(name: str, room: np.ndarray) -> None:
+        room[:] = tensors[name]
+
+    packed.make(made, SIZES, fill)
+    assert made.read_bytes() == whole.read_bytes()
+
+
+def test_what_stays_in_the_file_is_read_where_it_lies(tmp_path):
+    tensors = tensors_of(SIZES)
+    path = packed.path_of(tmp_path, "key")
+    packed.save(path, tensors)
+    found = packed.load(path, SIZES, mapped={"b", "d"})
+
+    assert found is not None
+    assert {name: not tensor.flags.writeable for name, tensor in found.items()} == {
+        "a": False, "b": True, "c": False, "d": True,
+    }  # fmt: skip
+    for name, tensor in tensors.items():
+        assert found[name].tobytes() == tensor.tobytes()
+        assert found[name].ctypes.data % 64 == 0
+
+
+def test_a_file_that_fails_while_it_is_made_leaves_nothing(tmp_path):
+    def fill(name: str, room: np.ndarray) -> None:
+        if name == "c":
+            raise ModelLoadError("nan_weights", "c: holds NaN.")
+
+    with pytest.raises(ModelLoadError, match="holds NaN"):
+        packed.make(packed.path_of(tmp_path, "key"), SIZES, fill)
+    assert list((tmp_path / "packed").iterdir()) == []
