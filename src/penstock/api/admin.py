@@ -7,7 +7,7 @@ from starlette.responses import Response
 from penstock.api.context import Context
 from penstock.api.problem import RefusalError
 from penstock.api.requests import json_response
-from penstock.api.shapes import HealthAnswer, ModelCard, ModelList, PlanAnswer, Status, Version
+from penstock.api.shapes import HealthAnswer, ModelCard, ModelList, PlanAnswer, ServerLoad, Status, Version
 from penstock.engine.serving import EngineState
 from penstock.env import penstock_version
 
@@ -97,6 +97,12 @@ async def health(request: Request) -> Response:
     )
     response.status_code = 200 if is_well else 503
     return response
+
+
+async def load(request: Request) -> Response:
+    """How many requests run or wait; the shape is vLLM's."""
+    now = context_of(request).health()
+    return json_response(ServerLoad(now.num_running + now.num_queued))
 
 
 async def metrics(request: Request) -> Response:

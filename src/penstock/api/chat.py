@@ -92,7 +92,7 @@ async def chat_completions(request: Request) -> Response:
             request_id=answer_id,
             prompt_tokens=read.token_ids,
             params=params if grammar is None else replace(params, structured_outputs=grammar),
-            grammar_param=_shape_param(body) if grammar is None else "tools",
+            grammar_param="tools" if grammar is not None and tooling.names else _shape_param(body),
             priority=body.priority or 0,
             cache_salt=body.cache_salt or "",
             timeout_s=timeout_of(request, body.timeout),

@@ -207,6 +207,10 @@ class Version(Struct, frozen=True):
     version: str
 
 
+class ServerLoad(Struct, frozen=True):
+    server_load: int
+
+
 class Status(Struct, frozen=True):
     status: str
 
