@@ -61,6 +61,19 @@ def test_39_a_hundred_thousand_messages_are_refused_or_too_long(tiny):
     assert status(exchange(tiny.port, post(C, {**body, "messages": CHAT["messages"] * 130_000}))) == 413
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["../penstock-tiny", "/etc/passwd", "file:///etc/passwd", "penstock-tiny/../x", "penstock-tiny\x00", "~"],
+)
+def test_45_names_of_models_are_compared_and_never_opened(tiny, name):
+    for path, body in ((P, TEXT), (C, CHAT)):
+        answer = exchange(tiny.port, post(path, {**body, "model": name}))
+        assert status(answer) in (400, 404)
+        assert b"root:" not in answer
+        code = json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"]
+        assert code in ("model_not_found", "invalid_json", "invalid_value")
+
+
 BOMBS = ("a", " ", "\u0301", "<|end|>", "<|", "\U0001f469\u200d")
 MAX_BYTES = 4 << 20
 

@@ -61,6 +61,7 @@ class ScriptedEngine:
         self.refuses = refuses
         self.finish_reason = finish_reason
         self.calls: list[Call] = []
+        self._ids: dict[str, list[int]] = {}
         self.num_open = self.num_tickets = self.num_aborted = self.num_probes = 0
         self.state = EngineState.READY
         self.failure: asyncio.Future[PenstockError | None] | None = None
@@ -102,12 +103,19 @@ class ScriptedEngine:
             self.num_open -= 1
             self.num_aborted += not is_whole
 
+    def _ids_of(self, text: str) -> list[int]:
+        """Each piece is tokenized once: hundreds of streams may be given the same."""
+        ids = self._ids.get(text)
+        if ids is None:
+            ids = self._ids[text] = self.tokenizer.encode(text, add_special=False)
+        return ids
+
     def _output(self, call: Call, text: str, *, is_last: bool) -> RequestOutput:
         outputs = [
             CompletionOutput(
                 index=index,
                 text=text,
-                token_ids=self.tokenizer.encode(text, add_special=False),
+                token_ids=self._ids_of(text),
                 cumulative_logprob=None,
                 logprobs=None,
                 finish_reason=self.finish_reason if is_last else None,

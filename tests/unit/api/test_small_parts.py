@@ -1,6 +1,9 @@
 """Keys, log lines, problems, frames: the small parts of the HTTP front."""
 
 import json
+import statistics
+import time
+from random import Random
 
 import msgspec
 import pytest
@@ -20,6 +23,40 @@ def test_keys_are_found_among_several_and_by_whole_value_only():
     assert keys.find("second-key-456") not in (None, keys.find("first-key-123"))
     for wrong in (None, "", "first-key-12", "first-key-1234", "FIRST-KEY-123", "\udcff"):
         assert keys.find(wrong) is None
+
+
+def naive_find(key, given):
+    """What a comparison must not be: it ends at the first difference."""
+    for a, b in zip(key, given, strict=False):
+        if a != b:
+            return None
+    return key
+
+
+def welch_t(find, key, num_samples):
+    """How surely the time of refusing tells a key that shares 31 characters from one that shares none."""
+    wrong = ("!" + key[1:], key[:-1] + "!")
+    taken_ns: tuple[list[int], list[int]] = ([], [])
+    random = Random(1)
+    for _ in range(num_samples):
+        which = random.randrange(2)
+        given = wrong[which]
+        began_ns = time.perf_counter_ns()
+        find(given)
+        taken_ns[which].append(time.perf_counter_ns() - began_ns)
+    kept = [sorted(times)[: len(times) * 8 // 10] for times in taken_ns]  # the rest is the machine's
+    means = [statistics.fmean(times) for times in kept]
+    error = sum(statistics.variance(times) / len(times) for times in kept)
+    return (means[1] - means[0]) / error**0.5
+
+
+@pytest.mark.slow
+def test_the_time_of_a_refusal_tells_nothing_of_the_key():
+    key = "".join(Random(2).choices("abcdef0123456789", k=32))
+    assert welch_t(lambda given: naive_find(key, given), key, 20_000) > 20  # it would show
+
+    find = Keys([key]).find
+    assert min(abs(welch_t(find, key, 100_000)) for _ in range(3)) < 4.5
 
 
 @pytest.mark.parametrize(
