@@ -64,6 +64,17 @@ def test_a_text_has_the_same_bits_alone_and_in_any_company(folder, llm):
     assert vectors(llm_of(folder, threads=2, max_step_tokens=200, max_requests=2), texts * 2) == alone * 2
 
 
+@pytest.mark.parametrize(
+    "options", [{"dtype": "bfloat16"}, {"weights": "int8"}, {"weights": "int4"}], ids=str
+)
+def test_rounded_and_quantized_weights_give_the_same_bits_in_company(folder, options):
+    texts = [*TEXTS, WHOLE]
+    one = llm_of(folder, **options)
+    alone = [vectors(one, [text])[0] for text in texts]
+
+    assert vectors(llm_of(folder, threads=2, **options), texts[::-1]) == alone[::-1]
+
+
 def test_every_text_comes_whole_in_one_step(folder):
     llm = llm_of(folder, max_step_tokens=200, max_requests=4)
     counts = []
