@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from penstock.engine.grammars import Grammars
 from penstock.engine.pooling import Pooler
 from penstock.request import Request, SamplingParams
 from penstock.sampling.params import banned_now
-from penstock.sampling.rows import Mask, RowRequest, make_rows
+from penstock.sampling.rows import Mask, RowMaker, RowRequest
 from penstock.step import Drawn, Schedule, ScheduledRequest, StepInput, StepOutput
 
 TokenLogprobs = dict[int, tuple[float, int]]
@@ -55,6 +56,28 @@ class _Lists:
     width: int = 1  # M: most places of any request
 
 
+@dataclass(slots=True)
+class _Shape:
+    """What a step's arrays have in common with the next one's while the same requests decode on."""
+
+    counts: Sequence[int]
+    slots: Sequence[int]
+    logit_rows: Sequence[int]
+    width: int
+    count: NDArray[np.int32]
+    query_start: NDArray[np.int32]
+    logit_row: NDArray[np.int32]
+    block_tables: tuple[NDArray[np.int32], ...]
+
+    def fits(self, lists: _Lists) -> bool:
+        return (
+            self.width == lists.width
+            and self.counts == lists.counts
+            and self.slots == lists.slots
+            and self.logit_rows == lists.logit_rows
+        )
+
+
 class InputBuilder:
     """`requests` is the scheduler's view of all unfinished requests. Called from one thread."""
 
@@ -69,7 +92,8 @@ class InputBuilder:
     ) -> None:
         self._requests = requests
         self._grammars = grammars
-        self._vocab_size = vocab_size
+        self._rows = RowMaker(vocab_size)
+        self._shape: _Shape | None = None
         self._slots: dict[str, _Slot] = {}
         self._free_slots: list[int] = []
         self._pooler = pooler or Pooler()
@@ -164,28 +188,46 @@ class InputBuilder:
             self._free_slots.append(slot.index)
 
     def _arrays(self, lists: _Lists) -> StepInput:
-        num_rows, num_requests = len(lists.tokens), len(lists.counts)
+        shape = self._shape
+        if shape is None or not shape.fits(lists):
+            shape = self._shape = self._shape_of(lists)
+        num_rows = len(lists.tokens)
         start = np.array(lists.starts, np.int32)
-        count = np.array(lists.counts, np.int32)
-        query_start = np.zeros(num_requests + 1, np.int32)
-        np.cumsum(count, out=query_start[1:])
-        if num_rows == num_requests:
+        if num_rows == len(lists.counts):
             positions = start
+            context_len = np.array([start + 1 for start in lists.starts], np.int32)
         else:
             if num_rows > len(self._counting):
                 self._counting = np.arange(2 * num_rows, dtype=np.int32)
-            positions = np.repeat(start - query_start[:-1], count) + self._counting[:num_rows]
-        slots = np.array(lists.slots, np.intp)
+            first = np.repeat(start - shape.query_start[:-1], shape.count)
+            positions = first + self._counting[:num_rows]
+            context_len = start + shape.count
         return StepInput(
             tokens=np.array(lists.tokens, np.int32),
             positions=positions,
-            query_start=query_start,
-            context_len=start + count,
-            block_tables=tuple(table[slots, : lists.width] for table in self._tables),
-            logit_rows=np.array(lists.logit_rows, np.int32),
-            sampling=make_rows(lists.entries, self._vocab_size),
+            query_start=shape.query_start,
+            context_len=context_len,
+            block_tables=shape.block_tables,
+            logit_rows=shape.logit_row,
+            sampling=self._rows.make(lists.entries),
             taps=("hidden",) if lists.hidden_rows else (),
             hidden_rows=np.array(lists.hidden_rows, np.int32) if lists.hidden_rows else None,
+        )
+
+    def _shape_of(self, lists: _Lists) -> _Shape:
+        count = np.array(lists.counts, np.int32)
+        query_start = np.zeros(len(count) + 1, np.int32)
+        np.cumsum(count, out=query_start[1:])
+        slots = np.array(lists.slots, np.intp)
+        return _Shape(
+            lists.counts,
+            lists.slots,
+            lists.logit_rows,
+            lists.width,
+            count,
+            query_start,
+            np.array(lists.logit_rows, np.int32),
+            tuple(table[slots, : lists.width] for table in self._tables),
         )
 
     def _open(self, request: Request) -> _Slot:
@@ -250,6 +292,7 @@ class InputBuilder:
                 self._tables[g][:, : table.shape[1]] = table
             self._tables[g][slot.index, :num_places] = ids
         slot.block_ids = block_ids
+        self._shape = None
 
 
 def _score_row(request: Request, place: int) -> RowRequest:

@@ -168,7 +168,7 @@ class LLM:
             self._queue([call])
             while not answer.finished or answer.has_news:
                 while not answer.has_news:
-                    self._step()
+                    self._step(DeferredInterrupt())
                 yield answer.news()
         finally:
             self._drop([call])
@@ -190,9 +190,10 @@ class LLM:
         left = {id(call) for call in calls}
         try:
             self._queue(calls)
-            with show_progress(len(calls), is_shown=use_tqdm) as advance:
+            interrupt = DeferredInterrupt()
+            with interrupt.installed(), show_progress(len(calls), is_shown=use_tqdm) as advance:
                 while left:
-                    finished, num_tokens = self._step()
+                    finished, num_tokens = self._step(interrupt)
                     mine = left & {id(call) for call in finished}
                     left -= mine
                     advance(len(mine), num_tokens)
@@ -250,14 +251,14 @@ class LLM:
                 self._open[request.request_id] = (call, index)
                 self.core.add_request(request)
 
-    def _step(self) -> tuple[list[_Open], int]:
+    def _step(self, interrupt: DeferredInterrupt) -> tuple[list[_Open], int]:
         """One engine step, for whoever waits: (calls that ended, new tokens), everybody's.
 
         A Ctrl-C during it rises when all tables are whole again.
         """
         finished: list[_Open] = []
         num_tokens = 0
-        with DeferredInterrupt():
+        with interrupt:
             deltas = self.core.step()
             if deltas is None:
                 raise EngineError(

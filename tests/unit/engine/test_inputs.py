@@ -220,3 +220,32 @@ def test_rows_that_were_scored_before_a_preemption_are_not_scored_again():
     _, step, _ = build({"a": request}, scheduled("a", 0, 4))
 
     assert step.logit_rows.tolist() == [2, 3]
+
+
+def test_arrays_that_two_steps_share_change_with_the_blocks_and_the_requests():
+    requests = {name: make_request(name, [1, 2, 3]) for name in "ab"}
+    for request in requests.values():
+        for token in (4, 5, 6, 7):
+            request.append(token)
+    blocks, more = ((1, 2),), ((1, 2, 3),)
+    others = ((4, 5),)
+    builder, first, _ = build(requests, scheduled("a", 3, 1, *blocks), scheduled("b", 3, 1, *others))
+    steps = [
+        build(requests, *parts, builder=builder)[1]
+        for parts in (
+            (scheduled("a", 4, 1, *blocks), scheduled("b", 4, 1, *others)),
+            (scheduled("a", 5, 1, *more), scheduled("b", 5, 1, *others)),
+            (scheduled("b", 6, 1, *others),),
+            (scheduled("a", 3, 2, *more), scheduled("b", 6, 1, *others)),
+        )
+    ]
+
+    assert [step.context_len.tolist() for step in steps] == [[5, 5], [6, 6], [7], [5, 7]]
+    assert [step.positions.tolist() for step in steps] == [[4, 4], [5, 5], [6], [3, 4, 6]]
+    assert [step.query_start.tolist() for step in steps] == [[0, 1, 2], [0, 1, 2], [0, 1], [0, 2, 3]]
+    assert (
+        first.block_tables[0][:, :2].tolist() == steps[0].block_tables[0][:, :2].tolist() == [[1, 2], [4, 5]]
+    )
+    assert steps[1].block_tables[0][0].tolist() == [1, 2, 3]
+    assert steps[2].block_tables[0][:, :2].tolist() == [[4, 5]]
+    assert first.positions.tolist() == [3, 3]  # what was handed out stays as it was

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from penstock.request import SamplingParams
-from penstock.sampling.rows import History, RowRequest, make_mask, make_rows
+from penstock.sampling.rows import History, RowMaker, RowRequest, make_mask, make_rows
 
 INF = np.inf
 ARRAYS = {
@@ -133,3 +133,42 @@ def test_a_top_k_beyond_every_vocabulary_fits_its_array():
     rows = make_rows([RowRequest(SamplingParams(top_k=2**62), seed=0, position=0)], 100)
 
     assert rows.top_k[0] >= 100
+
+
+def same(rows, expected):
+    return all(getattr(rows, name).tolist() == getattr(expected, name).tolist() for name in ARRAYS)
+
+
+def test_where_the_same_requests_come_again_only_their_positions_are_made():
+    maker = RowMaker(100)
+    entries = [RowRequest(SamplingParams(temperature=0.5, seed=i), seed=i, position=i) for i in range(3)]
+    first = maker.make(entries)
+    for entry in entries:
+        entry.position += 1
+    second = maker.make(list(entries))
+
+    assert second.temperature is first.temperature
+    assert first.position.tolist() == [0, 1, 2]  # what was handed out stays as it was
+    assert same(second, make_rows(entries, 100))
+
+
+def test_other_requests_another_order_and_edits_are_made_anew():
+    maker = RowMaker(100)
+    a, b, c = (RowRequest(SamplingParams(temperature=0.5 + i), seed=i, position=i) for i in range(3))
+    maker.make([a, b])
+    for entries in ([b, a], [a], [a, c], [a, b, c], []):
+        assert same(maker.make(entries), make_rows(entries, 100))
+    maker.make([a, b])
+    b.banned = [7]
+
+    assert maker.make([a, b]).bias_token.tolist() == [7]
+    assert len(maker.make([]).seed) == 0
+    assert maker.make([a, b]).bias_token.tolist() == [7]
+    b.banned = ()
+    assert maker.make([a, b]).bias_token.tolist() == []
+    a.mask = make_mask([5], 100)
+    masks = maker.make([a, b]).allowed
+    assert masks is not None
+    assert masks[0].tolist() == a.mask.tolist()
+    a.mask = None
+    assert maker.make([a, b]).allowed is None

@@ -55,18 +55,25 @@ class CpuExecutor:
         self._pool = pool
         last = ("sampled",) if program.spec.has_head else ()
         self._outputs = (*(call.output for call in program.calls), *last)
+        self._counting = np.arange(limits.max_rows, dtype=np.int32)
+        self._asked = np.zeros(0, np.int32)  # num_logprobs of the step before
+        self._columns = 0  # the highest of them
 
     def forward(self, step: StepInput) -> StepOutput:
         rows = step.sampling
         num_requests = len(step.context_len)
         num_logit_rows = len(step.logit_rows)
-        row_request = np.repeat(np.arange(num_requests, dtype=np.int32), np.diff(step.query_start))
-        columns = int(rows.num_logprobs.max(initial=0)) if num_logit_rows else 0
+        row_request = self._counting[:num_requests]
+        if len(step.tokens) != num_requests:
+            row_request = np.repeat(row_request, np.diff(step.query_start))
+        if rows.num_logprobs is not self._asked:
+            self._asked = rows.num_logprobs
+            self._columns = max(0, int(self._asked.max(initial=0)))
         sampled = np.empty(num_logit_rows, np.int32)
-        logprob = np.full(num_logit_rows, np.nan, np.float32)
-        rank = np.zeros(num_logit_rows, np.int32)
-        top_token = np.full((num_logit_rows, columns), -1, np.int32)
-        top_logprob = np.zeros((num_logit_rows, columns), np.float32)
+        logprob = np.empty(num_logit_rows, np.float32)
+        rank = np.empty(num_logit_rows, np.int32)
+        top_token = np.empty((num_logit_rows, self._columns), np.int32)
+        top_logprob = np.empty((num_logit_rows, self._columns), np.float32)
         hidden_rows = step.hidden_rows if "hidden" in step.taps else None
         self._native.run(
             step.tokens, step.positions, step.query_start, step.context_len, row_request,
