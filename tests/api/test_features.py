@@ -166,3 +166,16 @@ def test_the_load_counts_what_runs_and_waits(serve, scripted):
             end_s = time.monotonic() + 10
             while http.get("/load").json() != {"server_load": 1}:
                 assert time.monotonic() < end_s
+
+
+@pytest.mark.parametrize("path", [C, "/v1/messages", "/v1/messages/count_tokens", "/tokenize"])
+def test_a_model_without_a_template_knows_no_roles(serve, scripted, path):
+    engine = scripted()
+    engine.reader = _Reader(engine.reader)
+    engine.reader.template_source = None
+    with serve(engine).client() as http:
+        body = {"model": CHAT["model"], "messages": CHAT["messages"]}
+        reply = http.post(path, json=body | ({"max_tokens": 4} if path == "/v1/messages" else {}))
+
+    assert reply.status_code == 400
+    assert "no chat template" in reply.text

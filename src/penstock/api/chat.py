@@ -69,13 +69,7 @@ async def chat_completions(request: Request) -> Response:
     check_model(body.model, context)
     check_common(body, context.limits)
     engine = context.engine
-    source = engine.reader.template_source
-    if source is None:
-        raise InvalidRequestError(
-            f"{context.model_name} has no chat template and knows no roles; use /v1/completions.",
-            param="messages",
-            code="no_chat_template",
-        )
+    source = context.chat_template("use /v1/completions")
     tooling = _tooling(body, context, source)
     options = _template_options(body, context, source)
     shape = constraint(body, _response_format(body))

@@ -11,7 +11,7 @@ from penstock.api.engine_face import Engine
 from penstock.api.keys import Keys
 from penstock.config import ServerConfig
 from penstock.engine.serving import EngineState, Health, Limits
-from penstock.errors import ModelLoadingError
+from penstock.errors import InvalidRequestError, ModelLoadingError
 from penstock.event_log import EventLog
 
 
@@ -42,6 +42,17 @@ class Context:
     @property
     def model_name(self) -> str:
         return self.config.model_name or self.engine.facts.name
+
+    def chat_template(self, instead: str) -> str:
+        """Its source. InvalidRequestError: there is none, and what to do `instead`."""
+        source = self.engine.reader.template_source
+        if source is None:
+            raise InvalidRequestError(
+                f"{self.model_name} has no chat template and knows no roles; {instead}.",
+                param="messages",
+                code="no_chat_template",
+            )
+        return source
 
     @staticmethod
     def now() -> int:

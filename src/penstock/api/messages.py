@@ -92,13 +92,7 @@ async def count_tokens(request: Request) -> Response:
 
 def _read(body: Conversation, context: Context) -> tuple[Tooling, list[dict[str, Any]]]:
     check_model(body.model, context)
-    source = context.engine.reader.template_source
-    if source is None:
-        raise InvalidRequestError(
-            f"{context.model_name} has no chat template and knows no roles; use /v1/completions.",
-            param="messages",
-            code="no_chat_template",
-        )
+    source = context.chat_template("use /v1/completions")
     if body.thinking is not None and body.thinking.get("type") != "disabled":
         raise InvalidRequestError(
             "thinking cannot be asked for or bounded here; leave it out: a model that thinks, does.",

@@ -55,13 +55,7 @@ def _ids(context: Context, body: TokenizeRequest) -> list[int]:
     reader = context.engine.reader
     if body.prompt is not None:
         return list(reader.read(body.prompt, add_special=body.add_special_tokens is not False).token_ids)
-    source = reader.template_source
-    if source is None:
-        raise InvalidRequestError(
-            f"{context.model_name} has no chat template and knows no roles; give prompt.",
-            param="messages",
-            code="no_chat_template",
-        )
+    source = context.chat_template("give prompt")
     tools = read_tools(body.tools, context.limits)
     tooling = Tooling.make(source, tools, read_tool_choice(None, tools))
     messages = read_messages(body.messages or [], knows_developer="developer" in source)
