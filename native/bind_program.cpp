@@ -1,5 +1,10 @@
 // Program as Python builds and runs it. The arrays a program points into are kept alive by their Python owner
 // (backends/cpu/executor.py); here are the checks that no kernel makes.
+#include <nanobind/stl/pair.h>
+
+#include <algorithm>
+#include <tuple>
+
 #include "bind.h"
 #include "program.h"
 
@@ -29,6 +34,37 @@ KVLayer kv_layer(Array<uint8_t>& pool, int64_t first_byte, int64_t num_blocks, i
             padded,
             kv_dtype,
             latent_dim};
+}
+
+StateLayer state_layer(Array<uint8_t>& pool, int64_t first_byte, int64_t num_blocks, int num_heads,
+                       int head_dim, int state_size, int channels, int taps) {
+    check(num_heads > 0 && head_dim > 0 && head_dim <= kMaxStateDim && state_size > 0 &&
+              state_size <= kMaxState && channels > 0 && taps >= 2 && taps <= kMaxTaps,
+          "state sizes out of range");
+    const StateLayer state{reinterpret_cast<std::byte*>(pool.data()) + first_byte,
+                           num_heads,
+                           head_dim,
+                           state_size,
+                           channels,
+                           taps};
+    check(first_byte >= 0 && first_byte % 64 == 0 &&
+              first_byte + num_blocks * state.block_bytes() <= static_cast<int64_t>(pool.size()),
+          "the pool of states is too small for this layer");
+    return state;
+}
+
+// A state is read where the rows before have left it, and stored where a step ends.
+void check_states(const Batch& batch, const int32_t* block_table) {
+    for (int64_t b = 0; b < batch.num_requests; ++b) {
+        const int32_t begin = batch.query_start[b], end = batch.query_start[b + 1];
+        if (begin == end) continue;
+        const int32_t* table = block_table + b * batch.max_blocks;
+        const int32_t start = batch.positions[begin];
+        for (int32_t t = begin; t < end; ++t)
+            check(batch.positions[t] == start + t - begin, "rows of a recurrent state are not in order");
+        check(start == 0 || table[(start - 1) / kBlockTokens] != 0, "a state is read from the null block");
+        check(table[batch.positions[end - 1] / kBlockTokens] != 0, "the state that a step ends with is lost");
+    }
 }
 
 // Every index of a step that a kernel will follow, checked once: a wrong one is an error here, never a wild
@@ -84,8 +120,9 @@ using Table = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
 
 struct Sizes {
     int64_t vocab = 0, max_context = 0, max_rows = 0, max_logit_rows = 0;
-    std::vector<int64_t> num_blocks;    // per group
-    bool needs_whole_requests = false;  // some attention is not causal
+    std::vector<int64_t> num_blocks;     // per group
+    bool needs_whole_requests = false;   // some attention is not causal
+    std::vector<int> state_groups = {};  // those that hold states
 };
 
 class BoundProgram {
@@ -467,6 +504,66 @@ class BoundProgram {
         return out;
     }
 
+    // The channels begin at column `first` of `in`; a state's sizes: heads, head_dim, state_size, channels,
+    // taps.
+    void causal_conv(int in, const F32& weight, const std::optional<F32>& bias, int64_t first, int group,
+                     Array<uint8_t> pool, int64_t first_byte, const std::vector<int>& sizes, int out) {
+        OpRecord op{OpKind::kCausalConv};
+        op.input = in;
+        op.output = out;
+        op.group = group;
+        op.first_column = first;
+        op.conv.state = make_state(pool, first_byte, group, sizes);
+        const int64_t channels = op.conv.state.channels;
+        op.conv.weight = floats_or_null(weight, channels * op.conv.state.taps, "conv weight size");
+        op.conv.bias = floats_or_null(bias, channels, "conv bias size");
+        check(first >= 0 && first + channels <= program_.value(in).width &&
+                  program_.value(out).width == channels,
+              "conv channels");
+        program_.add_op(op);
+    }
+
+    // dt are the last columns of `x`.
+    void selective_scan(int xbc, int x, const F32& dt_bias, const F32& a_log, const F32& skip, int num_groups,
+                        const std::optional<std::pair<float, float>>& limit, int group, Array<uint8_t> pool,
+                        int64_t first_byte, const std::vector<int>& sizes, int out) {
+        OpRecord op{OpKind::kSelectiveScan};
+        op.input = xbc;
+        op.addend = x;
+        op.output = out;
+        op.group = group;
+        op.scan.state = make_state(pool, first_byte, group, sizes);
+        const int64_t heads = op.scan.state.num_heads, width = heads * op.scan.state.head_dim;
+        op.first_column = program_.value(x).width - heads;
+        check(num_groups >= 1 && heads % num_groups == 0 && op.first_column >= 0, "groups of heads");
+        check(op.scan.state.channels == width + 2 * int64_t{num_groups} * op.scan.state.state_size &&
+                  program_.value(xbc).width == op.scan.state.channels && program_.value(out).width == width,
+              "scan width");
+        op.scan.dt_bias = floats_or_null(dt_bias, heads, "dt_bias size");
+        op.scan.a_log = floats_or_null(a_log, heads, "a_log size");
+        op.scan.skip = floats_or_null(skip, heads, "skip size");
+        op.scan.num_groups = num_groups;
+        op.scan.has_limit = limit.has_value();
+        if (limit) std::tie(op.scan.dt_low, op.scan.dt_high) = *limit;
+        program_.add_op(op);
+    }
+
+    void gated_norm(int y, int z, const F32& weight, int64_t span, float eps, int out) {
+        OpRecord op{OpKind::kGatedNorm};
+        op.input = y;
+        op.gate = z;
+        op.output = out;
+        const int64_t width = program_.value(y).width;
+        check(program_.value(out).is_operand && program_.value(out).width == width &&
+                  program_.value(z).width >= width && span >= 1 && width % span == 0,
+              "gated norm width");
+        op.gated_norm.width = width;
+        op.gated_norm.span = span;
+        op.gated_norm.weight = floats_or_null(weight, width, "gated norm weight size");
+        op.gated_norm.eps = eps;
+        program_.add_op(op);
+    }
+
     void sample(int logits) {
         OpRecord op{OpKind::kSample};
         op.rows = Rows::kLogits;
@@ -517,6 +614,10 @@ class BoundProgram {
                       positions.data(),
                       nullptr};
         check_step(step.batch, sizes_.vocab, sizes_.max_context);
+        for (int group : sizes_.state_groups) {
+            check(!parents && moves.empty(), "drafts cannot be taken back from a recurrent state");
+            check_states(step.batch, step.block_tables[static_cast<std::size_t>(group)]);
+        }
         for (int64_t i = 0; sizes_.needs_whole_requests && i < b; ++i)
             check(query_start.data()[i + 1] - query_start.data()[i] == context_len.data()[i],
                   "attention both ways needs whole requests");
@@ -633,6 +734,15 @@ class BoundProgram {
     }
 
   private:
+    StateLayer make_state(Array<uint8_t>& pool, int64_t first_byte, int group, const std::vector<int>& s) {
+        check(s.size() == 5, "five sizes of a state");
+        const int64_t blocks = sizes_.num_blocks.at(static_cast<std::size_t>(group));
+        if (std::find(sizes_.state_groups.begin(), sizes_.state_groups.end(), group) ==
+            sizes_.state_groups.end())
+            sizes_.state_groups.push_back(group);
+        return state_layer(pool, first_byte, blocks, s[0], s[1], s[2], s[3], s[4]);
+    }
+
     void add_embed(const EmbedArgs& args, float scale, const std::optional<Table>& positions,
                    const std::string& position_dtype, int position_offset, int out) {
         OpRecord op{OpKind::kEmbed};
@@ -704,6 +814,11 @@ void bind_program(nb::module_& m) {
              nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg())
         .def("foresee", &BoundProgram::foresee)
         .def("residency", &BoundProgram::residency)
+        .def("causal_conv", &BoundProgram::causal_conv, nb::arg(), nb::arg(), nb::arg().none(), nb::arg(),
+             nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg())
+        .def("selective_scan", &BoundProgram::selective_scan, nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+             nb::arg(), nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg())
+        .def("gated_norm", &BoundProgram::gated_norm)
         .def("sample", &BoundProgram::sample)
         .def("run", &BoundProgram::run)
         .def("read", &BoundProgram::read)

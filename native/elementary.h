@@ -1,5 +1,6 @@
-// exp and log for sixteen lanes: own polynomials, one order of operations, so that every ISA gives the same
-// bits. No libm anywhere in a hot path or a table. Coefficients: Cephes expf and logf (S. Moshier).
+// exp, log and what is made of them for sixteen lanes: own polynomials, one order of operations, so that
+// every ISA gives the same bits. No libm anywhere in a hot path or a table. Coefficients: Cephes expf and
+// logf (S. Moshier).
 #pragma once
 #include "simd.h"
 
@@ -69,6 +70,19 @@ PENSTOCK_INLINE F16 tanh(F16 x) {
     F16 large = set1(1.0f) - set1(2.0f) / (exp(size + size) + 1.0f);
     large = select(x < zero(), -large, large);
     return select(size < 0.625f, small, large);
+}
+
+// x / (1 + e^-x).
+PENSTOCK_INLINE F16 silu(F16 x) { return x / (exp(zero() - x) + 1.0f); }
+
+// ln(1 + e^x) = max(x, 0) + ln(1 + u), u = e^-|x|: relative error < 4e-7.
+PENSTOCK_INLINE F16 softplus(F16 x) {
+    F16 u = exp(zero() - abs(x));
+    I16 is_small = u < set1(0.41421356f);
+    F16 halved = (u - 1.0f) * 0.5f;  // ln(1 + u) = ln 2 + ln(1 + (u - 1) / 2)
+    F16 e = select(is_small, zero(), set1(1.0f));
+    F16 y = max(zero(), x) + log_reduced(select(is_small, u, halved), e);
+    return select(x == x, y, x);
 }
 
 PENSTOCK_INLINE float exp_1(float x) { return exp(set1(x))[0]; }

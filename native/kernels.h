@@ -450,6 +450,77 @@ struct CombineArgs {
 };
 using CombineKernel = void(const CombineArgs&, int64_t row_begin, int64_t row_end) noexcept;
 
+// A layer's recurrent states, one in each block: fp32, rows padded to 16 lanes.
+//   inputs [taps - 1][channels]              what the convolution read last, oldest first
+//   states [head][state_size][head_dim]
+// A request's first row goes on from the block of the position before it, or from zeros. The state after a
+// row is stored where its place of 64 tokens ends, or its request's rows do, if the place has a block (0 is
+// none; checked by the binding: a step's last has one).
+struct StateLayer {
+    std::byte* blocks;
+    int32_t num_heads, head_dim, state_size, channels, taps;
+
+    [[gnu::always_inline]] int64_t padded_dim() const { return (head_dim + 15) / 16 * 16; }
+    [[gnu::always_inline]] int64_t padded_channels() const { return (int64_t{channels} + 15) / 16 * 16; }
+    [[gnu::always_inline]] int64_t head_floats() const { return state_size * padded_dim(); }
+    [[gnu::always_inline]] int64_t input_floats() const { return (taps - 1) * padded_channels(); }
+    [[gnu::always_inline]] int64_t block_bytes() const {
+        return 4 * (input_floats() + num_heads * head_floats());
+    }
+    [[gnu::always_inline]] float* inputs(int64_t block_id) const {
+        return reinterpret_cast<float*>(blocks + block_id * block_bytes());
+    }
+    [[gnu::always_inline]] float* head(int64_t block_id, int64_t head) const {
+        return inputs(block_id) + input_floats() + head * head_floats();
+    }
+};
+constexpr int32_t kMaxTaps = 4;
+constexpr int64_t kMaxState = 1024, kMaxStateDim = 1024;  // what fits into scratch
+
+// y[t, c] = silu(bias[c] + sum over taps, the oldest first, of weight[tap, c] * x[t - taps + 1 + tap, c]), an
+// fma each. One request's rows, channels [channel_begin, channel_end): the begin a multiple of 64.
+struct CausalConvArgs {
+    const float* x;  // the first channel of row 0
+    int64_t stride;
+    const float* weight;  // [taps, channels]
+    const float* bias;    // nullable
+    const int32_t* block_table;
+    StateLayer state;
+    float* y;  // [T, channels]
+};
+using CausalConvKernel = void(const CausalConvArgs&, const Batch&, int64_t request, int64_t channel_begin,
+                              int64_t channel_end) noexcept;
+
+// One head of one request, row by row: dt = clamp(softplus(x + dt_bias)); state = fma(dt * x, b, state *
+// exp(-dt * exp(a_log))); y = sum over the state in ascending order of fma(state, c, y), then fma(skip, x,
+// y).
+struct SelectiveScanArgs {
+    const float* xbc;  // [T, channels]: x of all heads, b and c of all groups
+    const float* dt;   // of head 0 in row 0
+    int64_t dt_stride;
+    const float *dt_bias, *a_log, *skip;  // [num_heads]
+    int32_t num_groups;
+    bool has_limit;
+    float dt_low, dt_high;
+    const int32_t* block_table;
+    StateLayer state;
+    float* y;  // [T, num_heads * head_dim]
+};
+using SelectiveScanKernel = void(const SelectiveScanArgs&, const Batch&, int64_t request, int64_t head,
+                                 std::byte* scratch) noexcept;
+
+// Rows of y * silu(z), normed over every `span` values and scaled, into an operand.
+struct GatedNormArgs {
+    const float* y;  // [T, width]
+    const float* z;
+    int64_t z_stride, width, span;
+    const float* weight;  // [width]
+    float eps;
+    Operand out;
+};
+using GatedNormKernel = void(const GatedNormArgs&, int64_t row_begin, int64_t row_end,
+                             std::byte* scratch) noexcept;
+
 // Sampling of R rows (SamplingRows in step.py, field by field). Scratch per worker: see sampler.cpp.
 struct SampleArgs {
     const float* logits;  // [R, V], raw; read only
@@ -500,6 +571,9 @@ struct KernelTable {
     AddKernel* add;
     RouteKernel* route;
     CombineKernel* combine;
+    CausalConvKernel* causal_conv;
+    SelectiveScanKernel* selective_scan;
+    GatedNormKernel* gated_norm;
 };
 
 // The kernel of a weight under the contract of an operand; `accepts` has said that there is one.

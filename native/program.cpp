@@ -19,6 +19,8 @@ constexpr int64_t kAttentionTile = 256;
 constexpr int32_t kLeastHeads = 8;
 // Panels of one linear unit are chosen so that a unit streams at least this much.
 constexpr int64_t kLinearUnitBytes = 64 << 10;
+// Channels of one unit of a convolution.
+constexpr int64_t kConvChannels = 256;
 
 OperandKernel* operand_kernel(const KernelTable& t, OperandKind kind) {
     return kind == OperandKind::kFloat32    ? t.operand_float32
@@ -122,6 +124,10 @@ int64_t Program::num_units(const OpRecord& op) const noexcept {
             return rows == 0 ? 0 : op.weight.num_panels;
         case OpKind::kLatentWrite:  // the first writes keys
             return 1 + (rows + kRowGrain - 1) / kRowGrain;
+        case OpKind::kCausalConv:
+            return step_->batch.num_requests * ((op.conv.state.channels + kConvChannels - 1) / kConvChannels);
+        case OpKind::kSelectiveScan:
+            return step_->batch.num_requests * op.scan.state.num_heads;
         case OpKind::kSortExperts:
         case OpKind::kTrimExperts:
             return 1;
@@ -414,6 +420,41 @@ void Program::run_op(const OpRecord& op, Units& units, int worker) noexcept {
                                    floats(op.input),  value(op.output).width,
                                    op.top_k,          floats(op.output)};
             while (units.take(worker, kRowGrain, begin, end)) kernels_.combine(args, begin, end);
+            return;
+        }
+        case OpKind::kCausalConv: {
+            CausalConvArgs args = op.conv;
+            args.x = floats(op.input) + op.first_column;
+            args.stride = value(op.input).width;
+            args.y = floats(op.output);
+            args.block_table = step.block_tables[static_cast<std::size_t>(op.group)];
+            const int64_t ranges = (args.state.channels + kConvChannels - 1) / kConvChannels;
+            while (units.take(worker, 1, begin, end)) {
+                const int64_t channel = begin % ranges * kConvChannels;
+                kernels_.causal_conv(args, step.batch, begin / ranges, channel,
+                                     std::min(int64_t{args.state.channels}, channel + kConvChannels));
+            }
+            return;
+        }
+        case OpKind::kSelectiveScan: {
+            SelectiveScanArgs args = op.scan;
+            args.xbc = floats(op.input);
+            args.dt = floats(op.addend) + op.first_column;
+            args.dt_stride = value(op.addend).width;
+            args.y = floats(op.output);
+            args.block_table = step.block_tables[static_cast<std::size_t>(op.group)];
+            while (units.take(worker, 1, begin, end))
+                kernels_.selective_scan(args, step.batch, begin / args.state.num_heads,
+                                        begin % args.state.num_heads, scratch);
+            return;
+        }
+        case OpKind::kGatedNorm: {
+            GatedNormArgs args = op.gated_norm;
+            args.y = floats(op.input);
+            args.z = floats(op.gate);
+            args.z_stride = value(op.gate).width;
+            args.out = operand(op.output);
+            while (units.take(worker, kRowGrain, begin, end)) kernels_.gated_norm(args, begin, end, scratch);
             return;
         }
         case OpKind::kSoftcap: {

@@ -45,6 +45,9 @@ enum class OpKind : uint8_t {
     kTrimExperts,     // of a layer whose experts are not all in memory: those used longest ago leave it
     kForeseeExperts,  // routing of a layer to come -> its experts are asked for
     kCombineExperts,
+    kCausalConv,
+    kSelectiveScan,
+    kGatedNorm,
     kSample
 };
 // An op's rows: all of the step's, those that need logits, or those whose hidden values are wanted.
@@ -56,6 +59,7 @@ struct OpRecord {
     int input = -1, output = -1, addend = -1, gate = -1;
     int second = -1, third = -1;  // further inputs
     int group = 0;
+    int64_t first_column = 0;  // of the input that is read in part
     int64_t num_experts = 0, top_k = 0, num_heads = 0;
     int residency = -1;  // of the layer, if not all of its experts are in memory
     PackedWeight weight{};
@@ -69,6 +73,9 @@ struct OpRecord {
     AttentionArgs attention{};
     SoftcapArgs softcap{};
     RouteArgs route{};
+    CausalConvArgs conv{};
+    SelectiveScanArgs scan{};
+    GatedNormArgs gated_norm{};
 };
 
 // What one step brings: StepInput and StepOutput as raw pointers (all checked by the binding).

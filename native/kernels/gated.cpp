@@ -5,9 +5,6 @@
 namespace penstock::PENSTOCK_ISA {
 namespace {
 
-// x / (1 + e^-x).
-PENSTOCK_INLINE F16 silu(F16 x) { return x / (exp(zero() - x) + 1.0f); }
-
 // x/2 * (1 + erf(x / sqrt 2)). erfc(z) = t * e^(poly(t) - z^2), t = 1 / (1 + z/2), z >= 0: relative
 // error 1.2e-7 before rounding (Press et al., Numerical Recipes, erfcc); so small results on the negative
 // side keep their digits.

@@ -20,6 +20,9 @@ SampleKernel sample;
 AddKernel add;
 RouteKernel route;
 CombineKernel combine;
+CausalConvKernel causal_conv;
+SelectiveScanKernel selective_scan;
+GatedNormKernel gated_norm;
 ReadProbe read_probe;
 FlopsProbe float32_probe, int8_probe;
 
@@ -52,7 +55,10 @@ const KernelTable& table() noexcept {
                                         sample,
                                         add,
                                         route,
-                                        combine};
+                                        combine,
+                                        causal_conv,
+                                        selective_scan,
+                                        gated_norm};
     return kTable;
 }
 

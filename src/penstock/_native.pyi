@@ -93,6 +93,18 @@ class Program:
     ) -> None: ...  # fmt: skip
     def foresee(self, routing: int, num_experts: int) -> None: ...
     def residency(self) -> NDArray[np.int64]: ...
+    def causal_conv(
+        self, x: int, weight: NDArray[np.float32], bias: NDArray[np.float32] | None, first: int, group: int,
+        pool: NDArray[np.uint8], first_byte: int, sizes: Sequence[int], out: int,
+    ) -> None: ...  # fmt: skip
+    def selective_scan(
+        self, xbc: int, x: int, dt_bias: NDArray[np.float32] | None, a_log: NDArray[np.float32] | None,
+        skip: NDArray[np.float32] | None, num_groups: int, limit: tuple[float, float] | None, group: int,
+        pool: NDArray[np.uint8], first_byte: int, sizes: Sequence[int], out: int,
+    ) -> None: ...  # fmt: skip
+    def gated_norm(
+        self, y: int, z: int, weight: NDArray[np.float32] | None, span: int, eps: float, out: int
+    ) -> None: ...
     def sample(self, logits: int) -> None: ...
     def run(self, *arrays: Any) -> None: ...  # Any: StepInput's arrays in the order of bind_program.cpp
     def read(self, value: int, rows: int) -> NDArray[np.float32]: ...

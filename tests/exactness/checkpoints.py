@@ -317,6 +317,33 @@ SHAPES |= {
 }
 
 
+SHAPES |= {
+    "mamba2": of_kind(
+        "Mamba2ForCausalLM",
+        hidden_size=160,
+        num_hidden_layers=2,
+        num_heads=5,
+        head_dim=64,
+        state_size=36,
+        n_groups=1,
+        layer_norm_epsilon=1e-5,
+    ),
+    "mamba2_groups": of_kind(
+        "Mamba2ForCausalLM",
+        hidden_size=160,
+        num_hidden_layers=3,
+        num_heads=8,
+        head_dim=40,
+        state_size=24,
+        n_groups=4,
+        conv_kernel=3,
+        use_bias=True,
+        layer_norm_epsilon=1e-5,
+        time_step_limit=[0.1, 1.0],
+    ),
+}
+
+
 def write_checkpoint(folder: Path, shape: Shape | OwnShape, seed: int = 0) -> Path:
     """Write a checkpoint of `shape`; the same seed gives the same bytes. Holds one tensor at a time."""
     folder.mkdir(parents=True)

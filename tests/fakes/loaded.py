@@ -46,4 +46,5 @@ def make_loaded(
         chat_template=chat_template,
         defaults=defaults or GenerationDefaults(eos_token_ids=(END,)),
         fingerprint="fake",
+        pooling=SimpleNamespace(is_normalized=True),
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from penstock.kv.codec import padded_dim
-from penstock.model.program import Call, Program, WeightUse
+from penstock.model.program import Call, Program, StateLayer, WeightUse
 from penstock.weights.format import PANEL_COLUMNS
 
 if TYPE_CHECKING:
@@ -235,7 +235,41 @@ def foresee(low: "Lowering", call: Call, router: Call, route: Call) -> None:
     low.native.foresee(routing, n)
 
 
+def _causal_conv(low: "Lowering", call: Call) -> None:
+    x, weight, bias, state, *_ = call.inputs
+    pool, first_byte, layer = low.state(state)
+    out = low.floats(call, layer.conv_width)
+    low.native.causal_conv(
+        low[x], low.taps(weight), low.vector(bias), call.attrs["first"], layer.group, pool, first_byte,
+        _state_sizes(layer), out,
+    )  # fmt: skip
+
+
+def _selective_scan(low: "Lowering", call: Call) -> None:
+    xbc, x, dt_bias, a_log, skip, state, *_ = call.inputs
+    pool, first_byte, layer = low.state(state)
+    out = low.floats(call, layer.num_heads * layer.head_dim)
+    low.native.selective_scan(
+        low[xbc], low[x], low.vector(dt_bias), low.vector(a_log), low.vector(skip),
+        call.attrs["num_groups"], call.attrs["dt_limit"], layer.group, pool, first_byte, _state_sizes(layer),
+        out,
+    )  # fmt: skip
+
+
+def _state_sizes(layer: StateLayer) -> list[int]:
+    return [layer.num_heads, layer.head_dim, layer.state_size, layer.conv_width, layer.conv_size]
+
+
+def _gated_norm_operand(low: "Lowering", call: Call) -> None:
+    y, x, weight = call.inputs
+    out = low.operand(call, call.attrs["to"], low.width(y))
+    low.native.gated_norm(low[y], low[x], low.vector(weight), call.attrs["span"], call.attrs["eps"], out)
+
+
 CPU: Mapping[str, Lower] = {
+    "causal_conv": _causal_conv,
+    "selective_scan": _selective_scan,
+    "gated_norm_operand": _gated_norm_operand,
     "add": _add,
     "add_gated": _add_gated,
     "route": _route,

@@ -202,6 +202,22 @@ class Lowering:
         assert use.format is not None
         return packed, use.format, use.shape
 
+    def taps(self, name: str | None) -> NDArray[np.float32]:
+        """A kernel [channels, 1, taps] the other way round, as the convolution reads it."""
+        vector = self._weights.vectors[_weight_name(name)]
+        turned = np.ascontiguousarray(vector.reshape(len(vector), -1).T).reshape(-1)
+        self.kept.append(turned)
+        return turned
+
+    def state(self, name: str | None) -> tuple[NDArray[np.uint8], int, StateLayer]:
+        """The same of a layer that keeps a state."""
+        layer = next(k for k in self._program.state_layers if f"state.{k.layer}" == name)
+        return self._kv_pools[layer.group], self._first_byte(layer), layer
+
+    def _first_byte(self, layer: KVLayer | StateLayer) -> int:
+        before = [k for k in self._program.kept if k.group == layer.group and k.layer < layer.layer]
+        return sum(block_bytes(k) for k in before) * self._limits.num_blocks[layer.group]
+
     def constant(self, name: str | None) -> NDArray[np.float32] | None:
         if name is None:
             return None
@@ -214,9 +230,7 @@ class Lowering:
         assert name is not None
         layers = {f"kv.{layer.layer}": layer for layer in self._program.kv_layers}
         layer = layers[name]
-        before = [k for k in self._program.kv_layers if k.group == layer.group and k.layer < layer.layer]
-        first = sum(block_bytes(k) for k in before) * self._limits.num_blocks[layer.group]
-        return self._kv_pools[layer.group], first, layer
+        return self._kv_pools[layer.group], self._first_byte(layer), layer
 
     def _rows(self, name: str) -> int:
         return self._limits.max_logit_rows if name in self.on_logit_rows else self._limits.max_rows
@@ -298,7 +312,9 @@ class Lowering:
             width = widths[first or ""] + widths[call.inputs[1] or ""]
         elif name == "route":
             width = 2 * attrs["top_k"]
-        elif name == "attention":
+        elif name == "causal_conv":
+            width = self._program.weights[_weight_name(call.inputs[1])].shape[0]
+        elif name in ("attention", "selective_scan"):
             width = attrs["num_heads"] * (attrs.get("latent_dim") or attrs["head_dim"])
         else:
             width = widths[first or ""] // (2 if name == "gated_operand" else 1)
