@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from penstock.cli import bench_kernels, bench_peers, bench_quality
 from penstock.cli.flags import add_engine_flags, engine_config
 from penstock.errors import ConfigError, ContextLengthError
+from penstock.kv.groups import most_requests
 
 if TYPE_CHECKING:
     import numpy as np
@@ -148,12 +149,13 @@ def _check_room(bench: "Bench", options: argparse.Namespace) -> None:
             f"--batch {max(batches)} is above max_requests={plan.max_requests}, so requests would queue. "
             "Raise --max-requests or ask for a smaller batch."
         )
-    num_blocks = max(batches) * -(-(options.context + num_drawn) // plan.block_size)
-    if num_blocks >= min(plan.num_kv_blocks):
+    num_tokens = options.context + num_drawn
+    groups = bench.loaded.spec.kv_groups()
+    most = most_requests(groups, plan.num_kv_blocks, num_tokens=num_tokens, block_size=plan.block_size)
+    if max(batches) > most:
         raise ConfigError(
-            f"{max(batches)} requests need {num_blocks:,} blocks of keys and values, the cache has "
-            f"{min(plan.num_kv_blocks):,}, so requests would be preempted. "
-            "Ask for less or raise --memory-bytes."
+            f"the cache holds {most:,} requests of {num_tokens:,} tokens, {max(batches):,} are asked for, so "
+            "requests would be preempted. Ask for less or raise --memory-bytes."
         )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from penstock.cli.flags import add_engine_flags, engine_config
 from penstock.env import penstock_version
+from penstock.kv.groups import most_requests
 from penstock.planner.machine import Machine, this_machine
 
 if TYPE_CHECKING:
@@ -138,13 +139,18 @@ def _kernels(report: Report, loaded: "Loaded") -> list[str]:
 
 def _memory(loaded: "Loaded", machine: Machine) -> list[str]:
     plan = loaded.plan
-    num_tokens = min(plan.num_kv_blocks) * plan.block_size
+    num_requests = most_requests(
+        loaded.spec.kv_groups(),
+        plan.num_kv_blocks,
+        num_tokens=plan.max_context,
+        block_size=plan.block_size,
+    )
     free = machine.available_bytes
     return [
         f"memory: weights {_size(plan.weight_bytes)}, keys and values up to {_size(plan.kv_bytes)} "
         f"of the {_size(free)} that were free",
-        f"  the cache holds {num_tokens:,} tokens: {num_tokens / plan.max_context:.1f} requests of "
-        f"{plan.max_context:,} tokens; at most {plan.max_requests} run in one step, the others wait",
+        f"  the cache holds {num_requests:,} requests of {plan.max_context:,} tokens, more if they are "
+        f"shorter; at most {plan.max_requests} run in one step, the others wait",
     ]
 
 

@@ -86,6 +86,15 @@ def split_blocks(
     return tuple(1 + min(max_requests * want, spare_bytes * want // request_bytes) for want in wants)
 
 
+def most_requests(
+    specs: Sequence[KVGroupSpec], num_blocks: Sequence[int], *, num_tokens: int, block_size: int
+) -> int:
+    """How many requests of `num_tokens` can be held at once."""
+    rules = [RETENTIONS[exact_for(spec)](spec.window) for spec in specs]
+    needs = [rule.peak_blocks(num_tokens, step_tokens=1, block_size=block_size) for rule in rules]
+    return min((count - 1) // max(1, need) for count, need in zip(num_blocks, needs, strict=True))
+
+
 def total_bytes(groups: Sequence[KVGroup], num_blocks: Sequence[int]) -> int:
     return _bytes_of(groups, num_blocks)
 

@@ -9,6 +9,7 @@ from penstock.kv.groups import (
     KVGroup,
     checkpoint_blocks,
     make_groups,
+    most_requests,
     split_blocks,
     total_bytes,
 )
@@ -121,3 +122,11 @@ def test_exactly_one_request_fits_or_the_numbers_are_told():
     assert split_blocks(groups_of(None), memory_bytes=300, **options) == (3,)
     with pytest.raises(OutOfMemoryError, match="128 tokens take 300 bytes; 299 are planned"):
         split_blocks(groups_of(None), memory_bytes=299, **options)
+
+
+def test_as_many_requests_are_held_as_the_tightest_group_holds():
+    options = {"num_tokens": 100, "block_size": 10}
+
+    assert most_requests(specs_of((None, 20)), (41, 41), **options) == 4
+    assert most_requests(specs_of((None, 20)), (401, 7), **options) == 2
+    assert most_requests(specs_of((STATE,)), (9,), **options) == 4

@@ -366,6 +366,7 @@ FILES: dict[str, bytes] = {
     "a list": b"[]",
     "not UTF-8": b'{"a": "\xff"}',
     "NaN": b'{"rope_theta": NaN}',
+    "infinity where a number is wanted": b'{"architectures": ["LlamaForCausalLM"], "hidden_size": Infinity}',
     "a key twice": b'{"vocab_size": 1, "vocab_size": 2}',
     "a depth bomb": b'{"a":' * 200_000,
     "a number bomb": b'{"vocab_size": ' + b"9" * 10_000 + b"}",
