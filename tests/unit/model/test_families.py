@@ -1,6 +1,7 @@
 """Every stored config.json is read completely, or refused by name; and nobody else's mistake gets through."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from penstock.errors import ModelLoadError
 from penstock.model.decoder import alibi_slopes
 from penstock.model.family import FAMILIES, read_model
 from penstock.model.generation import read_generation
-from penstock.model.spec import LayerSpec, MoESpec
+from penstock.model.spec import LayerSpec, Mamba2Spec, MoESpec
 
 CHECKPOINTS = Path(__file__).parents[2] / "fixtures" / "checkpoints"
 EXPECTATIONS = json.loads((CHECKPOINTS / "expectations.json").read_text())
@@ -53,7 +54,7 @@ def test_a_widely_used_checkpoint_is_read(name):
     assert spec.vocab_size == config["vocab_size"]
     assert spec.max_context >= config.get("max_position_embeddings", 1024) - first
     assert spec.dtype == config.get("torch_dtype", config.get("dtype"))
-    assert spec.layers[0].mixer.num_heads == said("num_attention_heads", "n_head")
+    assert spec.layers[0].mixer.num_heads == said("num_attention_heads", "n_head", "num_heads")
     assert set(range(spec.num_layers)) == {layer for group in spec.kv_groups() for layer in group.layers}
     assert read_generation(CHECKPOINTS / name).eos_token_ids or not spec.has_head
 
@@ -96,6 +97,44 @@ def test_facts_of_known_models():
 
 def first_layer(name: str) -> LayerSpec:
     return read_model(CHECKPOINTS / name).layers[0]
+
+
+def test_facts_of_states():
+    codestral, small = (read_model(CHECKPOINTS / n) for n in ("mamba-codestral-7b-v0.1", "mamba2-370m"))
+    mixer = codestral.layers[0].mixer
+
+    assert isinstance(mixer, Mamba2Spec)
+    assert (mixer.width, mixer.conv_width, mixer.num_groups, mixer.dt_limit) == (8192, 10240, 8, None)
+    assert codestral.layers[0].mlp is None
+    assert [group.is_state for group in codestral.kv_groups()] == [True]
+    assert small.tie_embeddings
+
+
+@pytest.mark.parametrize(
+    ("changed", "key"),
+    [
+        ({"expand": 3}, "expand"),
+        ({"n_groups": 7}, "n_groups"),
+        ({"conv_kernel": 9}, "conv_kernel"),
+        ({"time_step_limit": [0.5]}, "time_step_limit"),
+        ({"time_step_limit": [2.0, 1.0]}, "time_step_limit"),
+        ({"time_step_limit": [-1.0, 1.0]}, "time_step_limit"),
+        ({"time_step_limit": "wide"}, "time_step_limit"),
+        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"attn_layers": [3]}, "attn_layers"),
+    ],
+)
+def test_states_that_are_not_understood_are_refused(changed, key):
+    config = json.loads((CHECKPOINTS / "mamba2-370m" / "config.json").read_text())
+    with pytest.raises(ModelLoadError, match=key):
+        read_model(config | changed)
+
+
+def test_a_step_may_be_bounded_and_infinity_be_written_as_transformers_does():
+    config = json.loads((CHECKPOINTS / "mamba2-370m" / "config.json").read_text())
+    bounded = read_model(config | {"time_step_limit": [0.5, {"__float__": "Infinity"}]})
+
+    assert bounded.layers[0].mixer.dt_limit == (0.5, math.inf)
 
 
 def test_facts_of_the_gemmas():

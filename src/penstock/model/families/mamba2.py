@@ -19,7 +19,7 @@ from penstock.model.spec import LayerSpec, Mamba2Spec, ModelSpec
 
 MAX_CONTEXT: Final = 1 << 20  # a state has no length of its own: where we stop counting
 MAX_STATE: Final = 1024
-MAX_TAPS: Final = 8
+MAX_TAPS: Final = 4
 NAMES: Final = Names(
     top={
         "embed": "backbone.embeddings.weight",
