@@ -94,7 +94,12 @@ class Judge:
             self._fail(number, given, f"status {status}, no error of our shape: {body[:300]!r}")
 
     def _fail(self, number: int, given: Input, why: str) -> None:
-        self.failures.append(f"input {number} ({given.kind}): {why}; sent {given.data[-300:]!r}")
+        self.fail(f"input {number} ({given.kind}): {why}; sent {given.data[-300:]!r}")
+
+    def fail(self, line: str) -> None:
+        """At once, since a run may be stopped."""
+        self.failures.append(line)
+        print(line, flush=True)
 
 
 async def exchange(port: int, given: Input) -> bytes:
@@ -136,7 +141,7 @@ async def fuzz(
             try:
                 judge.judge(number, given, await exchange(port, given))
             except TimeoutError:
-                judge.failures.append(f"input {number} ({given.kind}): no end of it; {given.data[-300:]!r}")
+                judge.fail(f"input {number} ({given.kind}): no end of it; {given.data[-300:]!r}")
             done = number - numbers.start + 1
             if done % 10_000 == 0:
                 rate = done / (time.monotonic() - began_s)
@@ -174,8 +179,6 @@ async def run(server: Served, args: argparse.Namespace) -> bool:
     print(f"{args.inputs:,} inputs in {taken_s:.0f} s ({args.inputs / taken_s:.0f}/s), seed {args.seed}")
     print(dict(sorted(judge.seen.items())))
     print(f"failures: {len(judge.failures)}")
-    for line in judge.failures[:20]:
-        print(f"  {line}")
     print(f"same engine process: {same}; canary the same: {is_canary_same}")
     print(f"defects logged: {complaints[:3] or 0}")
     print(f"grown: front {grown[0] / 2**20:+.1f} MiB, engine {grown[1] / 2**20:+.1f} MiB")
