@@ -145,14 +145,19 @@ class Traffic:
         if status not in (200, 503, 504):  # the queue may be full, a wait too long; nothing else
             self.wrong.append(f"{kind}: status {status}")
         elif status == 200 and not reply.is_whole:
-            self.wrong.append(f"{kind}: a stream without its end")
+            errors = [event["error"] for event in reply.events if "error" in event]
+            if len(errors) == 1:  # an error event and no [DONE]: failed, and told so
+                self.seen[f"{kind} 200"] -= 1
+                self.seen[f"{kind} failed: {errors[0]['code']}"] += 1
+            else:
+                self.wrong.append(f"{kind}: a stream without its end")
 
     @property
     def availability(self) -> float:
         """Whole answers among the calls that were let in."""
         whole = sum(count for name, count in self.seen.items() if name.endswith(" 200"))
-        late = sum(count for name, count in self.seen.items() if name.endswith(" 504"))
-        return (whole - len(self.wrong)) / max(1, whole + late)
+        failed = sum(count for name, count in self.seen.items() if name.endswith(" 504") or "failed" in name)
+        return (whole - len(self.wrong)) / max(1, whole + failed)
 
     async def _many(self) -> None:
         """Many prompts of a few words, a token for each."""
@@ -302,10 +307,10 @@ async def run(server: Served, args: argparse.Namespace, row: record.Row) -> bool
     print(f"wrong: {len(traffic.wrong)} {traffic.wrong[:5] or ''}")
     print(f"not given back (before, after): {left_over or 'nothing'}; series: {row['series']}")
     print(f"defects in the log: {row['complaints']}")
-    fits = slope.judge("front", watcher.front, row)
-    fits &= slope.judge("engine", watcher.engine, row)
+    fits = [slope.judge("front", watcher.front, row), slope.judge("engine", watcher.engine, row)]
     is_clean = not traffic.wrong and not left_over and not row["complaints"]
-    return fits and is_clean and traffic.availability >= MIN_AVAILABILITY
+    row["memory_judged"] = None not in fits
+    return False not in fits and is_clean and traffic.availability >= MIN_AVAILABILITY
 
 
 def main() -> int:
@@ -323,7 +328,8 @@ def main() -> int:
             passes = asyncio.run(run(server, args, row))
     row["passes"] = passes
     record.append(args.out, row)
-    print("passes" if passes else "FAILS")
+    is_judged = "" if row["memory_judged"] else ", but for memory, which so few requests do not judge"
+    print(f"passes{is_judged}" if passes else "FAILS")
     return 0 if passes else 1
 
 
