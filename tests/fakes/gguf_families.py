@@ -57,12 +57,13 @@ def _place(canonical: str, order: list[str]) -> int:
     return order.index(part) if part in order else len(order)
 
 
-def write_family(folder: Path, path: Path, architecture: str, kind: str = "F32") -> None:
-    """`kind`: the ggml type of matrices."""
+def write_family(folder: Path, path: Path, architecture: str, kind: str = "F32", **more: int) -> None:
+    """`kind`: the ggml type of matrices. `more`: further keys of the architecture."""
     spec, config = read_model(folder), json.loads((folder / "config.json").read_text())
     config |= config.pop("rope_parameters", None) or {}
     writer = gguf.GGUFWriter(path, architecture)
-    for key, value in metadata_of(architecture, config, spec).items():
+    own = {f"{architecture}.{key}": value for key, value in more.items()}
+    for key, value in (metadata_of(architecture, config, spec) | own).items():
         match value:
             case bool():
                 writer.add_bool(key, value)
@@ -80,7 +81,7 @@ def write_family(folder: Path, path: Path, architecture: str, kind: str = "F32")
         if architecture in ("llama", "granite") and name.endswith(("attn.q", "attn.k")):
             heads = len(values) // spec.layers[0].attention.head_dim
             values = values.reshape(heads, 2, -1, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
-        if names.shifted and name.endswith("norm"):
+        if architecture.startswith("gemma") and name.endswith("norm"):
             values = values + 1
         stored.setdefault(names.checkpoint_name(name).partition("[")[0], []).append(values)
     for name in [name for name in stored if "_exps." in name]:

@@ -17,6 +17,7 @@ import numpy as np
 from penstock import env
 from penstock.errors import ModelLoadError
 from penstock.model.gguf_config import FACTOR_TENSORS, config_of
+from penstock.model.pooling import pooling_files
 from penstock.text.gguf_tokenizer import tokenizer_of
 from penstock.weights.gguf_file import GGUFFile
 from penstock.weights.gguf_splits import SPLIT, read_splits
@@ -76,12 +77,14 @@ def _contents(path: Path, files: dict[Path, GGUFFile]) -> dict[str, dict[str, An
         "config.json": config,
         "tokenizer.json": tokenizer,
         "tokenizer_config.json": tokenizer_config,
+        **pooling_files(metadata),
         POINTER: {"path": str(path)},  # last: a folder with it is whole
     }
 
 
 def _write(folder: Path, contents: dict[str, dict[str, Any]]) -> None:  # Any: JSON
     for name, value in contents.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=folder, encoding="utf-8", delete=False) as file:
             json.dump(value, file, ensure_ascii=False)
         os.replace(file.name, folder / name)  # noqa: PTH105 whole or not at all

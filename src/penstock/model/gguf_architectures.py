@@ -181,4 +181,5 @@ READ: Final = {
     "rope.scaling.finetuned",
     "vocab_size",
     "tensor_data_layout",
+    "pooling_type",
 }

@@ -5,9 +5,10 @@ decoder its last row; both are scaled to length 1. Refuses by name what is not c
 Reimers & Gurevych 2019, arXiv:1908.10084.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from penstock.errors import ModelLoadError
 from penstock.model.config_reader import ConfigReader, read_json, read_json_list, show
@@ -20,6 +21,7 @@ _MODES: Final = {  # in 1_Pooling/config.json
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_lasttoken": "last",
 }
+_GGUF_MODES: Final = {1: "pooling_mode_mean_tokens", 2: "pooling_mode_cls_token", 3: "pooling_mode_lasttoken"}
 _UNKNOWN_MODES: Final = (
     "pooling_mode_max_tokens",
     "pooling_mode_mean_sqrt_len_tokens",
@@ -34,6 +36,20 @@ class PoolingSpec:
     pooling: str = "last"
     is_normalized: bool = True
     max_tokens: int | None = None
+
+
+def pooling_files(metadata: Mapping[str, Any]) -> dict[str, Any]:  # Any: foreign metadata, and JSON
+    """The files that say of a GGUF file's embeddings what its metadata say; none where they say nothing."""
+    kind = metadata.get(f"{metadata.get('general.architecture')}.pooling_type", 0)
+    if kind == 0:
+        return {}
+    if kind not in _GGUF_MODES:
+        raise ModelLoadError(
+            "bad_config", f"GGUF key 'pooling_type' is {show(kind)}; mean, cls and last are read."
+        )
+    room = "sentence_transformers.models"
+    modules = [{"path": "1_Pooling", "type": f"{room}.Pooling"}, {"path": "", "type": f"{room}.Normalize"}]
+    return {"modules.json": modules, "1_Pooling/config.json": {_GGUF_MODES[kind]: True}}
 
 
 def read_pooling(folder: Path, spec: ModelSpec) -> PoolingSpec:

@@ -89,6 +89,24 @@ def test_codes_of_fused_and_stacked_tensors_are_read_where_they_lie(golden, tmp_
     assert answer(path) == answer(path, backend="reference")
 
 
+@pytest.mark.parametrize(("kind", "pooling"), [(1, "mean"), (2, "cls"), (3, "last")])
+def test_how_embeddings_are_pooled_is_read_from_the_file(kind, pooling, tmp_path):
+    path = tmp_path / "model.gguf"
+    write_family(folder_of("qwen3", tmp_path), path, "qwen3", pooling_type=kind)
+    llm = LLM(str(path), pack_cache=False, threads=1, memory_bytes=64 << 20)
+    found, asked = (llm.embed(PROMPT, use_tqdm=False, pooling=how)[0].outputs for how in (None, pooling))
+
+    assert llm.loaded.pooling.pooling == pooling
+    assert found.embedding == asked.embedding
+
+
+def test_a_reranker_is_refused_by_its_pooling(tmp_path):
+    path = tmp_path / "model.gguf"
+    write_family(folder_of("qwen3", tmp_path), path, "qwen3", pooling_type=4)
+    with pytest.raises(ModelLoadError, match="pooling_type"):
+        LLM(str(path))
+
+
 def test_a_key_of_another_architecture_is_refused_by_name(tmp_path):
     from penstock.model.gguf_config import config_of
 
