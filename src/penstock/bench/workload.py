@@ -28,14 +28,19 @@ class Step:
 
     num_rows: int
     num_logit_rows: int
-    context: float  # mean length of its requests, its own rows included
+    context_len: NDArray[np.int32]
     begin_s: float
     end_s: float
+
+    @property
+    def context(self) -> float:
+        """Mean length of its requests, its own rows included."""
+        return float(self.context_len.mean())
 
 
 @dataclass(slots=True)
 class TimedExecutor:
-    """An executor that writes down its steps."""
+    """An executor that writes down its steps, and computes nothing: its own time counts as Python's."""
 
     inner: Executor
     steps: list[Step] = field(default_factory=list)
@@ -44,8 +49,7 @@ class TimedExecutor:
         begin_s = time.perf_counter()
         output = self.inner.forward(step)
         end_s = time.perf_counter()
-        context = float(step.context_len.mean())
-        self.steps.append(Step(len(step.tokens), len(step.logit_rows), context, begin_s, end_s))
+        self.steps.append(Step(len(step.tokens), len(step.logit_rows), step.context_len, begin_s, end_s))
         return output
 
     def describe(self) -> Mapping[str, str]:
@@ -143,7 +147,9 @@ class Bench:
 def decode_of(steps: list[Step], batch: int) -> Decode:
     """A step lasts from the beginning of its forward pass to that of the next; the last one is left out.
 
-    >>> steps = [Step(8, 2, 4, 0.0, 0.5), Step(2, 2, 5, 1.0, 1.2), Step(2, 2, 6, 1.3, 1.5)]
+    >>> lengths = [np.array([n, n], np.int32) for n in (4, 5, 6)]
+    >>> times = [(8, 0.0, 0.5), (2, 1.0, 1.2), (2, 1.3, 1.5)]
+    >>> steps = [Step(rows, 2, n, *when) for n, (rows, *when) in zip(lengths, times, strict=True)]
     >>> decode = decode_of(steps, 2)
     >>> round(decode.step_s, 3), round(decode.python_s, 3), decode.context
     (0.3, 0.1, 5)

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from tests.unit.cli.conftest import here  # noqa: F401  # the command line in this process
 
@@ -68,10 +69,10 @@ def test_prompts_never_repeat(bench):
 
 def test_steps_without_a_follower_of_the_same_kind_are_not_timed():
     steps = [
-        Step(9, 2, 5.0, 0.0, 1.0),
-        Step(2, 2, 6.0, 2.0, 2.5),
-        Step(2, 2, 7.0, 3.0, 3.5),
-        Step(1, 1, 8.0, 9.0, 9.5),
+        Step(9, 2, np.array([5], np.int32), 0.0, 1.0),
+        Step(2, 2, np.array([6], np.int32), 2.0, 2.5),
+        Step(2, 2, np.array([7], np.int32), 3.0, 3.5),
+        Step(1, 1, np.array([8], np.int32), 9.0, 9.5),
     ]
     decode = decode_of(steps, 2)
 
