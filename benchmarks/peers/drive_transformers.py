@@ -20,9 +20,8 @@ class Transformers:
         torch.set_num_threads(threads)
         pooling = Path(model) / "1_Pooling" / "config.json"
         kind = transformers.AutoModel if pooling.exists() else transformers.AutoModelForCausalLM
-        self._model = kind.from_pretrained(
-            model, dtype=getattr(torch, dtype), attn_implementation="sdpa"
-        ).eval()
+        # its default attention is sdpa, where the architecture has any
+        self._model = kind.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
         self._takes_last = pooling.exists() and "pooling_mode_lasttoken" in json.loads(pooling.read_text())
         self._file = Path(model) / "model.safetensors"
         self._dtype = dtype
