@@ -25,6 +25,7 @@ class Transformers:
         self._takes_last = pooling.exists() and "pooling_mode_lasttoken" in json.loads(pooling.read_text())
         self._file = Path(model) / "model.safetensors"
         self._dtype = dtype
+        self._cache = "cache_params" if "mamba" in self._model.config.model_type else "past_key_values"
         self._kept: dict[tuple[int, int], Any] = {}
 
     def describe(self) -> dict[str, Any]:
@@ -34,14 +35,14 @@ class Transformers:
 
     @torch.inference_mode()
     def decode(self, prompts: list[list[int]], tokens: int) -> float:
-        key = len(prompts), len(prompts[0])
+        key, kind = (len(prompts), len(prompts[0])), self._cache
         if key not in self._kept:
             out = self._model(input_ids=torch.tensor(prompts), use_cache=True, logits_to_keep=1)
-            self._kept = {key: (out.past_key_values, out.logits[:, -1].argmax(-1, keepdim=True))}
+            self._kept = {key: (getattr(out, kind), out.logits[:, -1].argmax(-1, keepdim=True))}
         cache, ids = copy.deepcopy(self._kept[key])
         begin = time.perf_counter()
         for _ in range(tokens):
-            out = self._model(input_ids=ids, past_key_values=cache, use_cache=True)
+            out = self._model(input_ids=ids, use_cache=True, **{kind: cache})
             ids = out.logits[:, -1].argmax(-1, keepdim=True)
         return tokens * len(prompts) / (time.perf_counter() - begin)
 
