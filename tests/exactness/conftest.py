@@ -1,5 +1,6 @@
-"""Loaded models for the exactness tests, each made once and kept for the session."""
+"""Loaded models for the exactness tests; those used last are kept."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from itertools import cycle
 from pathlib import Path
@@ -38,8 +39,9 @@ FAMILY_MODELS: dict[str, tuple[str, str]] = {
     )
 } | {"gpt_oss_mxfp4": ("gpt_oss_mxfp4", "auto")}
 FORMATS = ("float32", "float16", "bfloat16", "int8", "int4_g32", "int4_g64", "int4_g128")  # one of each
+MAX_KEPT = 8  # two engines each, of up to 200 MB
 Load = Callable[..., Loaded]  # (model name, *, threads=1, isa=None): a new one each time
-Engines = Callable[..., Mapping[int, Loaded]]  # (model name, isa=None) -> by number of threads; kept
+Engines = Callable[..., Mapping[int, Loaded]]  # (model name, isa=None) -> by number of threads
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -68,12 +70,16 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
 
 @pytest.fixture(scope="session")
 def engines(load: Load) -> Engines:
-    kept: dict[tuple[str, str | None], Mapping[int, Loaded]] = {}
+    kept: OrderedDict[tuple[str, str | None], Mapping[int, Loaded]] = OrderedDict()
 
     def find(name: str, isa: str | None = None) -> Mapping[int, Loaded]:
-        if (name, isa) not in kept:
-            kept[name, isa] = {threads: load(name, threads=threads, isa=isa) for threads in (1, 2)}
-        return kept[name, isa]
+        key = name, isa
+        if key not in kept:
+            if len(kept) == MAX_KEPT:
+                kept.popitem(last=False)
+            kept[key] = {threads: load(name, threads=threads, isa=isa) for threads in (1, 2)}
+        kept.move_to_end(key)
+        return kept[key]
 
     return find
 
