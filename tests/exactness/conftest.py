@@ -25,8 +25,6 @@ MODELS: dict[str, tuple[str, str]] = {
     "qwen2": ("qwen2", "auto"),
     "qwen2_windows": ("qwen2_windows", "int8"),
     "qwen3": ("qwen3", "auto"),
-    "state": ("mamba2", "auto"),
-    "state_int4": ("mamba2_groups", "int4_g64"),
     "penstock-tiny": ("penstock-tiny", "int4_g64"),
 }
 # Every family once, each in a format of its own; the fast set takes these few through fewer circumstances.
