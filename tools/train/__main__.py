@@ -104,8 +104,9 @@ class Workshop:
         model = self.folders.model(recipe.name)
         draft = self.folders.model(DRAFT.name if recipe is TINY else "none")
         baselines = self.folders.record("baselines") / f"{recipe.shape.vocab_size}.json"
-        measured = measure(Paths(model, draft, baselines), self.corpus)
-        write_card(recipe, model, self.folders.record(recipe.name), measured)
+        record = self.folders.record(recipe.name)
+        measured = measure(Paths(model, draft, baselines), self.corpus, record / "evaluation.json")
+        write_card(recipe, model, record, measured)
 
     def _is_made(self, name: str) -> bool:
         """Say whether there are weights to begin with: of a run that ended, or committed ones."""

@@ -117,10 +117,10 @@ TINY = Recipe(
     muon_rate=0.008,
     adam_rate=0.002,
     stages=(
-        Stage("stable", 4000, 6, 512, 0.1, 0.06, 0, 0, last_rate=1.0, time_share=0.5),
-        Stage("fall", 2000, 6, 512, 0.05, 0.02, 0.01, 0.02, 0, 0.12, 0.1, last_rate=0.5, time_share=0.27),
+        Stage("stable", 83, 6, 512, 0.1, 0.06, 0, 0, last_rate=1.0, time_share=0.5),
+        Stage("fall", 65, 6, 512, 0.05, 0.02, 0.01, 0.02, 0, 0.12, 0.1, last_rate=0.5, time_share=0.27),
         Stage(
-            *("settle", 2000, 3, 1024, 0.05, 0.02, 0.01, 0.02, 0, 0.15, 0.22),
+            *("settle", 27, 3, 1024, 0.05, 0.02, 0.01, 0.02, 0, 0.15, 0.22),
             first_rate=0.5,
             time_share=0.23,
         ),
@@ -150,8 +150,8 @@ SPRIG = Recipe(
     teacher=SAPLING.name,
     warmup_steps=10,
     stages=(
-        Stage("stable", 4000, 4, 512, code=0.2, prose=0.0, chat=0.0, fim=0.0, last_rate=1.0, time_share=0.7),
-        Stage("fall", 2000, 4, 512, 0.1, 0.0, 0.0, 0.0, shown_from=0.2, last_rate=0.4, time_share=0.3),
+        Stage("stable", 1193, 4, 512, code=0.2, prose=0.0, chat=0.0, fim=0.0, last_rate=1.0, time_share=0.7),
+        Stage("fall", 738, 4, 512, 0.1, 0.0, 0.0, 0.0, shown_from=0.2, last_rate=0.4, time_share=0.3),
     ),
 )
 DRAFT = Recipe(
@@ -161,7 +161,19 @@ DRAFT = Recipe(
     teacher=TINY.name,
     warmup_steps=8,
     stages=(
-        Stage("distil", 700, 4, 512, 0.02, 0, 0, 0, own=1.0, shown_from=0.3, teaching=0.9, first_rate=0.5),
+        Stage(
+            *("distil", 10, 4, 512, 0.01, 0, 0, 0, 1.0, 0.0, 0.3),
+            teaching=0.9,
+            first_rate=0.5,
+            last_rate=0.5,
+            time_share=0.3,
+        ),
+        Stage(
+            *("settle", 28, 4, 512, 0.01, 0, 0, 0, 1.0, 0.0, 0.4),
+            teaching=0.9,
+            first_rate=0.5,
+            time_share=0.7,
+        ),
     ),
 )
 RECIPES = {recipe.name: recipe for recipe in (SPROUT, SAPLING, TINY, SMALL, SPRIG, DRAFT)}

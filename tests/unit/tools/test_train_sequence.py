@@ -107,3 +107,11 @@ def test_committed_weights_count_unless_everything_is_made_from_nothing(
     assert not workshop._is_made(SAPLING.name)
     folders.finished(SAPLING.name).touch()
     assert workshop._is_made(SAPLING.name)
+
+
+def test_every_model_begins_with_weights_that_are_made_or_committed() -> None:
+    from tools.train.places import Folders
+
+    for recipe in RECIPES.values():
+        for needed in (recipe.grown_from, recipe.teacher):
+            assert not needed or (Folders().model(needed) / "model.safetensors").is_file()
