@@ -27,7 +27,11 @@ def make_loaded(
     groups = specs_of(windows)
     return SimpleNamespace(
         spec=SimpleNamespace(
-            vocab_size=VOCAB_SIZE, num_layers=len(groups), kv_groups=lambda: groups, is_causal=True
+            vocab_size=VOCAB_SIZE,
+            num_layers=len(groups),
+            kv_groups=lambda: groups,
+            is_causal=True,
+            has_head=True,
         ),
         plan=SimpleNamespace(
             block_size=block_size,
