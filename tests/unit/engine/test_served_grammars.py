@@ -21,7 +21,7 @@ pytestmark = [
 
 SCHEMA = {
     "type": "object",
-    "properties": {"words": {"type": "array", "items": {"enum": ["a", "b"]}, "minItems": 40, "maxItems": 60}},
+    "properties": {"words": {"type": "array", "items": {"enum": ["a", "b"]}, "minItems": 20, "maxItems": 24}},
     "required": ["words"],
     "additionalProperties": False,
 }
