@@ -45,10 +45,14 @@ check: $(STAMP)
 
 test-all: test check slow-sets
 
+# Whatever runs beside these does not change what they say, so two run at a time; the others measure time or memory.
+UNTIMED := tests/exactness tests/property tests/contracts tests/faults/test_mutants.py tests/unit/text/test_tokenizer.py
+
 # All ISAs and long mixes, other builds (sanitizers, clang, aarch64), and the oracle (torch, in an environment of
 # its own).
 slow-sets: $(STAMP)
-	$(BIN)/pytest -m "slow and not oracle"
+	$(BIN)/pytest -m "slow and not oracle" $(patsubst %,--ignore=%,$(UNTIMED))
+	$(BIN)/pytest -m "slow and not oracle" -n 2 --dist worksteal $(UNTIMED)
 	tools/build_variants.sh
 	tools/aarch64.sh
 	tools/oracle.sh
