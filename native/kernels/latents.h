@@ -8,8 +8,8 @@
 
 namespace penstock::PENSTOCK_ISA {
 
-// A word is one token's share of a row of keys (two dims; one of fp32), a lane two words: what rows of values are
-// made of.
+// A word is one token's share of a row of keys (two dims; one of fp32), a lane two words: what rows of values
+// are made of.
 typedef uint16_t Words1 __attribute__((vector_size(32)));
 typedef uint32_t Words4 __attribute__((vector_size(64)));
 typedef uint32_t Lanes1 __attribute__((vector_size(32)));
@@ -25,17 +25,23 @@ template <class T>
 using Lane = std::conditional_t<sizeof(T) == 1, uint32_t, uint64_t>;
 
 // One step of a transposition of 8 x 8 lanes: blocks of kS x kS off the diagonal change places.
+template <int kS>
+constexpr int low(int j) {
+    return j & kS ? 8 + j - kS : j;
+}
+template <int kS>
+constexpr int high(int j) {
+    return j & kS ? 8 + j : j + kS;
+}
 template <int kS, class T>
 PENSTOCK_INLINE void exchange(Lanes<T>* v) {
-    constexpr auto low = [](int j) { return static_cast<Lane<T>>(j & kS ? 8 + j - kS : j); };
-    constexpr auto high = [](int j) { return static_cast<Lane<T>>(j & kS ? 8 + j : j + kS); };
-    const Lanes<T> first = {low(0), low(1), low(2), low(3), low(4), low(5), low(6), low(7)};
-    const Lanes<T> second = {high(0), high(1), high(2), high(3), high(4), high(5), high(6), high(7)};
     for (int i = 0; i < 8; ++i) {
         if (i & kS) continue;
         const Lanes<T> a = v[i], b = v[i + kS];
-        v[i] = __builtin_shuffle(a, b, first);
-        v[i + kS] = __builtin_shuffle(a, b, second);
+        v[i] = __builtin_shufflevector(a, b, low<kS>(0), low<kS>(1), low<kS>(2), low<kS>(3), low<kS>(4),
+                                       low<kS>(5), low<kS>(6), low<kS>(7));
+        v[i + kS] = __builtin_shufflevector(a, b, high<kS>(0), high<kS>(1), high<kS>(2), high<kS>(3),
+                                            high<kS>(4), high<kS>(5), high<kS>(6), high<kS>(7));
     }
 }
 
@@ -59,16 +65,21 @@ PENSTOCK_INLINE void turn_square(const T* keys, int64_t count, T* values, int64_
             std::memcpy(&v, keys + d * 16, sizeof v);
             return v & exists;
         };
-        constexpr Words<T> first = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
-        for (int half = 0; half < 2; ++half) {
+        const auto turn_half = [&](int half, auto interleave) {
             Lanes<T> v[8];
             for (int r = 0; r < 8; ++r)
-                v[r] = reinterpret_cast<Lanes<T>>(
-                    __builtin_shuffle(row(2 * r), row(2 * r + 1), first + static_cast<Word<T>>(8 * half)));
+                v[r] = reinterpret_cast<Lanes<T>>(interleave(row(2 * r), row(2 * r + 1)));
             transpose<T>(v);
             for (int token = 0; token < 8; ++token)
                 std::memcpy(values + (8 * half + token) * stride, &v[token], 64);
-        }
+        };
+        turn_half(0, [](Words<T> a, Words<T> b) {
+            return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+        });
+        turn_half(1, [](Words<T> a, Words<T> b) {
+            return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15,
+                                           31);
+        });
     } else {
         constexpr int kBits = 8 * sizeof(T);
         constexpr Lane<T> kUnit = (Lane<T>{1} << kBits) - 1;
