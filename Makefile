@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NATIVE := $(shell find native -name '*.cpp' -o -name '*.h') CMakeLists.txt
 MODEL ?= penstock-tiny
-.PHONY: dev demo serve test check test-all slow-sets bench docs wheel clean
+.PHONY: dev demo serve test check test-all slow-sets variants bench docs wheel clean
 
 # The environment and the native build. Warnings are errors here; a user's install only warns.
 dev: $(STAMP)
@@ -43,19 +43,22 @@ check: $(STAMP)
 	$(BIN)/clang-format --dry-run --Werror $(filter %.cpp %.h,$(NATIVE))
 	$(BIN)/pytest tests/test_architecture.py
 
-test-all: test check slow-sets
+test-all: test check slow-sets variants
 
 # Whatever runs beside these does not change what they say, so two run at a time; the others measure time or memory.
 UNTIMED := tests/exactness tests/property tests/contracts tests/faults/test_mutants.py tests/unit/text/test_tokenizer.py
 
-# All ISAs and long mixes, other builds (sanitizers, clang, aarch64), and the oracle (torch, in an environment of
-# its own).
+# All ISAs and long mixes, the builds with clang and for aarch64, and the oracle (torch, in an environment of its own).
 slow-sets: $(STAMP)
 	$(BIN)/pytest -m "slow and not oracle" $(patsubst %,--ignore=%,$(UNTIMED))
 	$(BIN)/pytest -m "slow and not oracle" -n 2 --dist worksteal $(UNTIMED)
-	tools/build_variants.sh
+	tools/build_variants.sh clang
 	tools/aarch64.sh
 	tools/oracle.sh
+
+# The native tests under the sanitizers: builds of a quarter of an hour each.
+variants: $(STAMP)
+	tools/build_variants.sh address thread
 
 bench: $(STAMP)
 	$(BIN)/penstock bench latency $(MODEL)
