@@ -42,7 +42,9 @@ def test_two_runs_give_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_another_seed_gives_other_bytes(tmp_path: Path) -> None:
-    assert _export(tmp_path / "first", RECIPE) != _export(tmp_path / "second", replace(RECIPE, seed=RECIPE.seed + 1))
+    assert _export(tmp_path / "first", RECIPE) != _export(
+        tmp_path / "second", replace(RECIPE, seed=RECIPE.seed + 1)
+    )
 
 
 @pytest.mark.parametrize("killed_after_steps", [2, 5, 7])
