@@ -23,6 +23,7 @@ PLACE = {
     "$defs": {"Place": {"enum": ["Bath", "York"]}},
 }
 OPENS = 11  # the token <|tool_call|>
+ENDS = (1, 7)  # the tokens that end an answer
 
 
 def tool(name="weather", **more):
@@ -113,7 +114,8 @@ def test_a_strict_function_is_free_to_be_called_and_not_to_be_called_wrongly(cli
     more = {"parallel_tool_calls": False, "seed": 5, "max_tokens": 60}
     opened = {"logit_bias": {str(OPENS): 100}}
     choice, calls = both(client, tools=[tool(strict=True)], **more, **opened)
-    free, none = both(client, tools=[tool(strict=True)], **more, logit_bias={str(OPENS): -100})
+    spoken = {"logit_bias": {str(token): -100 for token in (OPENS, *ENDS)}}
+    free, none = both(client, tools=[tool(strict=True)], **more, **spoken)
     lax, wrong = both(client, tools=[tool(strict=False)], **more, **opened)
 
     ((name, arguments),) = calls
