@@ -78,7 +78,7 @@ def test_what_can_never_be_run_is_refused_before_it_is_queued():
         with pytest.raises(ContextLengthError), engine.admit(9) as ticket:
             engine.stream(ticket, call_for(engine, [1] * 2048))
         with pytest.raises(InvalidRequestError, match="no id of this model"), engine.admit(9) as ticket:
-            engine.stream(ticket, call_for(engine, [4096]))
+            engine.stream(ticket, call_for(engine, [engine.facts.vocab_size]))
         with pytest.raises(InvalidRequestError, match="no 32-bit integer"):
             call_for(engine, [2**31])
         with pytest.raises(InvalidRequestError, match="no 32-bit integer"):
