@@ -229,6 +229,36 @@ def test_a_tree_that_is_none_is_refused(parents: tuple[int, ...], words: str) ->
         executor.forward(replace(step, parents=np.array(parents, np.int32)))
 
 
+@pytest.mark.parametrize(
+    ("parents", "positions"),
+    [((-1, 2, 0), (0, 2, 1)), ((-1, 1, 0), (0, 2, 1)), ((-1, 0, 2), (0, 1, 2))],
+    ids=["a later row, at the place that fits it", "itself", "itself, at the end"],
+)
+def test_a_row_that_follows_itself_or_a_later_row_is_refused(
+    parents: tuple[int, ...], positions: tuple[int, ...]
+) -> None:
+    executor = cpu(program_of(ATTENTIONS["plain"], "bfloat16"))
+    step = replace(step_of([1] * 3, 0, TABLE), positions=np.array(positions, np.int32))
+
+    with pytest.raises(ValueError, match="follow"):
+        executor.forward(replace(step, parents=np.array(parents, np.int32)))
+
+
+def test_a_row_that_follows_a_row_of_another_request_is_refused() -> None:
+    executor = cpu(program_of(ATTENTIONS["plain"], "bfloat16"))
+    step = replace(
+        step_of([1] * 4, 0, TABLE),
+        positions=np.array([0, 1, 0, 1], np.int32),
+        query_start=np.array([0, 2, 4], np.int32),
+        context_len=np.array([2, 2], np.int32),
+        block_tables=(np.concatenate([TABLE, OTHER_TABLE]),),
+    )
+    executor.forward(replace(step, parents=np.array([-1, 0, -1, 2], np.int32)))
+
+    with pytest.raises(ValueError, match="follow"):
+        executor.forward(replace(step, parents=np.array([-1, 0, -1, 0], np.int32)))
+
+
 def test_a_path_that_is_too_long_and_a_move_out_of_the_pool_are_refused() -> None:
     executor = cpu(program_of(ATTENTIONS["plain"], "bfloat16"))
     chain = Tree((1,) * 68, (-1, 0, 0, *range(2, 67)))
