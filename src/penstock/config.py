@@ -109,6 +109,12 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     prefix_cache: Annotated[
         bool, option("Reuse the keys and values of shared beginnings.", vllm="--enable-prefix-caching")
     ] = True
+    key_share: Annotated[
+        float,
+        option(
+            "Share of the KV blocks that one API key may hold before its own cached ones go first. 1: all."
+        ),
+    ] = 0.5
     policy: Annotated[str, option("Scheduling policy: a name from POLICIES.", vllm="--scheduling-policy")] = (
         "fcfs"
     )
@@ -183,6 +189,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     block_size: int
     num_kv_blocks: tuple[int, ...]  # per KV group
     prefix_cache: bool
+    key_share: float  # of the blocks: what one API key may hold before its own cached ones go first
     checkpoint_blocks: int  # every how many blocks of a text a recurrent state is kept for others
     policy: str
     threads: int

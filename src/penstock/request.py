@@ -84,6 +84,7 @@ class Request:
     stop_ids: frozenset[int]  # end-of-sequence ids (unless ignored) and stop_token_ids
     priority: int = 0  # lower goes first
     cache_salt: str = ""
+    key_id: str = ""  # whose API key: cached blocks are shared out by it
     bad_token_ids: tuple[tuple[int, ...], ...] = ()  # bad_words: the last id is banned after the rest
     grammar: GrammarSpec | None = None
     pooling: str = ""  # "last", "mean" or "cls": no token is drawn, the prompt's hidden rows are pooled

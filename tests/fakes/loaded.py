@@ -38,6 +38,7 @@ def make_loaded(
             num_kv_blocks=(num_blocks + 1,) * len(groups),
             prefix_cache=prefix_cache,
             checkpoint_blocks=1,
+            key_share=0.5,
             kv_dtype="float32",
             policy=policy,
             max_requests=max_requests,

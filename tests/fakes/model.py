@@ -191,6 +191,7 @@ def make_kv(
     prefix_cache: bool = True,
     secret: bytes = b"test",
     checkpoint_blocks: int = 1,
+    tenant_share: float = 1.0,
 ) -> KVManager:
     """A manager whose pools each have `num_blocks` usable blocks."""
     groups = [KVGroup(spec.layers, spec.window, exact_for(spec), 1) for spec in specs_of(windows)]
@@ -200,6 +201,7 @@ def make_kv(
         block_size=block_size,
         prefix_cache=prefix_cache,
         checkpoint_blocks=checkpoint_blocks,
+        tenant_share=tenant_share,
         hash_secret=secret,
     )
 
@@ -218,6 +220,7 @@ def make_request(
     arrival_s: float = 0.0,
     priority: int = 0,
     salt: str = "",
+    key_id: str = "",
     seed: int = 0,
     stop_ids: Iterable[int] = (),
     **params: object,
@@ -232,6 +235,7 @@ def make_request(
         stop_ids=frozenset(stop_ids),
         priority=priority,
         cache_salt=salt,
+        key_id=key_id,
     )
 
 

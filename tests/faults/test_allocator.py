@@ -23,10 +23,10 @@ class FailingPool:
     def __init__(self, counter, at, fail, take):
         self._counter, self._at, self._fail, self._take = counter, at, fail, take
 
-    def __call__(self):
+    def __call__(self, tenant):
         if next(self._counter) == self._at:
             return self._fail()
-        return self._take()
+        return self._take(tenant)
 
 
 def raise_memory_error():

@@ -19,6 +19,7 @@ TESTS = (
     "tests/contracts/test_policies.py",
     "tests/faults/test_allocator.py",
     "tests/property/test_scheduler_kv.py",
+    "tests/property/test_key_shares.py",
     "tests/unit/engine/test_core.py",
     "tests/unit/engine/test_inputs.py",
     "tests/unit/engine/test_llm.py",
@@ -44,9 +45,29 @@ MUTANTS = (  # file, code, what a tired hand would write
         "        pass\n",
     ),
     (
+        "kv/eviction.py",
+        "next(iter(queue))",
+        "next(reversed(queue))",
+    ),
+    (
+        "kv/eviction.py",
+        "num_held = self.num_held(other) + (other == tenant)",
+        "num_held = self.num_held(other)",
+    ),
+    (
+        "kv/eviction.py",
+        "queue, most = self._unused_of[other], num_held",
+        "queue, most = self._unused_of[other], most",
+    ),
+    (
         "kv/block_pool.py",
-        "popitem(last=False)",
-        "popitem(last=True)",
+        "        self._unused_cached.drop(block_id)\n",
+        "        pass\n",
+    ),
+    (
+        "kv/manager.py",
+        "group.pool.take(request.key_id)\n                    if",
+        "group.pool.take(request.cache_salt)\n                    if",
     ),
     (
         "kv/block_pool.py",
@@ -70,7 +91,7 @@ MUTANTS = (  # file, code, what a tired hand would write
     ),
     (
         "kv/block_pool.py",
-        "            del self._unused_cached[block_id]\n        self._num_users",
+        "            self._unused_cached.remove(block_id)\n        self._num_users",
         "            pass\n        self._num_users",
     ),
     (

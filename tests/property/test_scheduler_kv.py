@@ -38,6 +38,7 @@ class World:
         max_requests,
         prefix_cache,
         checkpoint_blocks=1,
+        tenant_share=1.0,
     ):
         self.has_failed = False
         self.windows, self.block_size, self.policy = windows, block_size, policy
@@ -48,6 +49,7 @@ class World:
             windows=windows,
             prefix_cache=prefix_cache,
             checkpoint_blocks=checkpoint_blocks,
+            tenant_share=tenant_share,
         )
         self.scheduler = make_scheduler(
             self.kv, policy=policy, step_tokens=step_tokens, requests=max_requests
@@ -238,6 +240,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         more_tokens=st.integers(0, 6),
         prefix_cache=st.sampled_from([True, True, True, False]),
         checkpoint_blocks=st.integers(1, 3),
+        tenant_share=st.sampled_from([0.3, 0.5, 1.0]),
     )
     def begin(
         self,
@@ -249,6 +252,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         more_tokens,
         prefix_cache,
         checkpoint_blocks,
+        tenant_share,
     ):
         self.world = World(
             num_blocks=num_blocks,
@@ -259,6 +263,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             max_requests=max_requests,
             prefix_cache=prefix_cache,
             checkpoint_blocks=checkpoint_blocks,
+            tenant_share=tenant_share,
         )
 
     @rule(
@@ -275,6 +280,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             prompt,
             count=count,
             salt=salt,
+            key_id=salt,
             max_tokens=max_tokens,
             priority=priority,
             prompt_logprobs=prompt_logprobs,

@@ -25,6 +25,18 @@ def number(text: str) -> int | str:
     return int(text) if len(text) <= MAX_DIGITS and lower.removeprefix("-").isdecimal() else text
 
 
+def fraction(text: str) -> float | str:
+    """A float; other text is left for EngineConfig.
+
+    >>> fraction("0.5"), fraction("half")
+    (0.5, 'half')
+    """
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 def texts(text: str) -> tuple[str, ...]:
     """
     >>> texts("a, b"), texts("")
@@ -66,8 +78,8 @@ def add_flags(
             *flags,
             dest=field.name,
             default=None,
-            type=texts if is_list else number if takes_number else str,
-            metavar=_metavar(option, takes_number=takes_number, is_list=is_list),
+            type=texts if is_list else fraction if kind is float else number if takes_number else str,
+            metavar=_metavar(option, takes_number=takes_number or kind is float, is_list=is_list),
             help=option.help if field.default in (None, ()) else f"{option.help} Default: {field.default}.",
         )
 

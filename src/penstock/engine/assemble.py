@@ -29,6 +29,7 @@ def make_core(loaded: Loaded) -> EngineCore:
         prefix_cache=plan.prefix_cache,
         cache_key=plan.kv_dtype,
         checkpoint_blocks=plan.checkpoint_blocks,
+        tenant_share=plan.key_share,
     )
     stops = StopFinder(loaded.tokenizer)
     grammars = make_grammars(loaded.tokenizer, spec.vocab_size, eos_ids_of(loaded.defaults, loaded.tokenizer))

@@ -97,6 +97,7 @@ class Entry:
                     stop_ids=tuple(terms.stop_ids),
                     priority=call.priority,
                     cache_salt=self.salt,
+                    key_id=call.key_id,
                     bad_token_ids=terms.bad_token_ids,
                     num_scored_tokens=self.scored[index],
                     grammar=call.grammar,

@@ -16,7 +16,7 @@ from penstock.errors import PenstockError
 from penstock.request import GrammarSpec, Request, SamplingParams
 from penstock.step import RequestDelta
 
-VERSION = 2  # of everything below; both sides must say the same before anything else is believed
+VERSION = 3  # of everything below; both sides must say the same before anything else is believed
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=1):
@@ -58,6 +58,7 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     stop_ids: tuple[int, ...]
     priority: int
     cache_salt: str
+    key_id: str
     bad_token_ids: tuple[tuple[int, ...], ...]
     num_scored_tokens: int
     grammar: GrammarSpec | None
@@ -131,6 +132,7 @@ def request_of(submit: Submit) -> Request:
         stop_ids=frozenset(submit.stop_ids),
         priority=submit.priority,
         cache_salt=submit.cache_salt,
+        key_id=submit.key_id,
         bad_token_ids=submit.bad_token_ids,
         output_tokens=tokens_of(submit.output),
         num_scored_tokens=submit.num_scored_tokens,

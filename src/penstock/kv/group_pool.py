@@ -17,9 +17,9 @@ class GroupPool:
 
     __slots__ = ("fills_every_place", "index", "pool", "retention")
 
-    def __init__(self, group: KVGroup, num_blocks: int) -> None:
+    def __init__(self, group: KVGroup, num_blocks: int, *, tenant_share: float) -> None:
         self.index = PrefixIndex()
-        self.pool = BlockPool(num_blocks, on_evict=self.index.remove)
+        self.pool = BlockPool(num_blocks, on_evict=self.index.remove, tenant_share=tenant_share)
         self.retention = group.rule()
         self.fills_every_place = self.retention.fills_every_place
 

@@ -43,6 +43,8 @@ class KVManager:
 
     `cache_key` goes into every link: whatever else decides what the bytes of a block are (dtype, codec).
     `checkpoint_blocks`: every how many blocks of a text its state is kept for others; and at a prompt's end.
+    `tenant_share`: of each pool, what the requests of one API key may hold before its own cached blocks go
+    first (eviction.py).
     """
 
     def __init__(
@@ -54,10 +56,14 @@ class KVManager:
         prefix_cache: bool = True,
         cache_key: str = "",
         checkpoint_blocks: int = 1,
+        tenant_share: float = 1.0,
         hash_secret: bytes | None = None,
     ) -> None:
         self.block_size = block_size
-        self._groups = [GroupPool(group, n) for group, n in zip(groups, num_blocks, strict=True)]
+        self._groups = [
+            GroupPool(group, n, tenant_share=tenant_share)
+            for group, n in zip(groups, num_blocks, strict=True)
+        ]
         self._states = [(g, group) for g, group in enumerate(self._groups) if not group.fills_every_place]
         self._checkpoint_blocks = checkpoint_blocks
         self._prefix_cache = prefix_cache
@@ -299,7 +305,7 @@ class KVManager:
                         users.append((group.pool, block_id))
             for group, new in zip(self._groups, taken, strict=True):
                 while len(new) < group.num_needed(num_new):
-                    fresh = group.pool.take()
+                    fresh = group.pool.take(request.key_id)
                     if fresh is None:
                         self._release(users)
                         return False
@@ -326,7 +332,7 @@ class KVManager:
         for index in range(len(placed) - 1):
             if not self._is_checkpoint(request, first_place + index):
                 continue
-            fresh = group.pool.take() if group.pool.num_free > len(self._tables) else None
+            fresh = group.pool.take(request.key_id) if group.pool.num_free > len(self._tables) else None
             if fresh is None:
                 return
             users.append((group.pool, fresh))

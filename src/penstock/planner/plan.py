@@ -117,6 +117,7 @@ def make_plan(config: EngineConfig, spec: ModelSpec, facts: Facts, machine: Mach
         block_size=block_size,
         num_kv_blocks=num_blocks,
         prefix_cache=prefix_cache,
+        key_share=_key_share(config, reasons),
         checkpoint_blocks=checkpoint_blocks(groups, block_size),
         policy=config.policy,
         threads=_threads(config, machine, reasons),
@@ -367,6 +368,14 @@ def _prefix_cache(config: EngineConfig, spec: ModelSpec, reasons: dict[str, str]
         return False
     reasons["prefix_cache"] = "exact, and free where nothing is shared" if config.prefix_cache else ASKED
     return config.prefix_cache
+
+
+def _key_share(config: EngineConfig, reasons: dict[str, str]) -> float:
+    if not 0.01 <= config.key_share <= 1:
+        raise ConfigError(f"key_share={config.key_share}: a share of the blocks is 0.01 to 1; 1 is no bound.")
+    is_default = config.key_share == EngineConfig().key_share
+    reasons["key_share"] = "so that one API key's prompts cost others few hits" if is_default else ASKED
+    return config.key_share
 
 
 def _threads(config: EngineConfig, machine: Machine, reasons: dict[str, str]) -> int:

@@ -40,6 +40,7 @@ SUBMIT = Submit(
     stop_ids=(2, 3),
     priority=-1,
     cache_salt="3:key salt",
+    key_id="key",
     bad_token_ids=((1, 2), (3,)),
     num_scored_tokens=2,
     grammar=GrammarSpec("regex", "a+"),

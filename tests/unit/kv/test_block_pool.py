@@ -131,7 +131,7 @@ def test_a_pool_needs_one_block_beside_the_null_block():
         (lambda pool: pool._free.pop(), "lost"),
         (lambda pool: pool._free.append(NULL_BLOCK), "null block"),
         (lambda pool: pool._free.append(1), "two of"),
-        (lambda pool: pool._unused_cached.update({2: None}), "two of"),
+        (lambda pool: pool._unused_cached._unused.update({2: None}), "two of"),
         (lambda pool: pool._num_users.__setitem__(4, -1), "fewer than no users"),
         (lambda pool: pool._is_cached.__setitem__(4, 1), "mark is wrong"),
     ],
