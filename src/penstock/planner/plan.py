@@ -13,6 +13,7 @@ from penstock.errors import ConfigError, ModelLoadError, OutOfMemoryError
 from penstock.kv.codec import CODECS
 from penstock.kv.groups import KVGroup, checkpoint_blocks, make_groups, split_blocks, total_bytes
 from penstock.model.spec import LatentAttentionSpec, ModelSpec
+from penstock.planner.caching import ASKED, plan_key_share, plan_prefix_cache
 from penstock.planner.experts import NO_EXPERTS, ExpertFacts, plan_experts
 from penstock.planner.machine import Machine
 
@@ -25,7 +26,6 @@ DTYPES = ("float32", "float16", "bfloat16")  # of checkpoints; each has a weight
 DEFAULT_HEAD = "int8"
 LOSSY_FORMATS = ("int8", "int4_g32", "int4_g64", "int4_g128")
 MAX_SEED = 2**63 - 1
-ASKED = "asked for"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def make_plan(config: EngineConfig, spec: ModelSpec, facts: Facts, machine: Mach
         max_step_tokens=max_step_tokens, block_size=block_size,
     )  # fmt: skip
     reasons["num_kv_blocks"] = "so that all layers' blocks run out at the same number of requests"
-    prefix_cache = _prefix_cache(config, spec, reasons)
+    prefix_cache = plan_prefix_cache(config, spec, reasons)
     keeps_states = any(group.is_state for group in spec.kv_groups())
     reasons["checkpoint_blocks"] = (
         "so that states kept for others cost what keys and values would" if keeps_states else "has no states"
@@ -117,7 +117,7 @@ def make_plan(config: EngineConfig, spec: ModelSpec, facts: Facts, machine: Mach
         block_size=block_size,
         num_kv_blocks=num_blocks,
         prefix_cache=prefix_cache,
-        key_share=_key_share(config, reasons),
+        key_share=plan_key_share(config, reasons),
         checkpoint_blocks=checkpoint_blocks(groups, block_size),
         policy=config.policy,
         threads=_threads(config, machine, reasons),
@@ -360,22 +360,6 @@ def _max_context(
         f"what {_gb(memory_bytes)} of keys and values hold; the model could do {spec.max_context:,}"
     )
     return low
-
-
-def _prefix_cache(config: EngineConfig, spec: ModelSpec, reasons: dict[str, str]) -> bool:
-    if not spec.is_causal:
-        reasons["prefix_cache"] = "rows read what comes after them, so equal beginnings are not equal rows"
-        return False
-    reasons["prefix_cache"] = "exact, and free where nothing is shared" if config.prefix_cache else ASKED
-    return config.prefix_cache
-
-
-def _key_share(config: EngineConfig, reasons: dict[str, str]) -> float:
-    if not 0.01 <= config.key_share <= 1:
-        raise ConfigError(f"key_share={config.key_share}: a share of the blocks is 0.01 to 1; 1 is no bound.")
-    is_default = config.key_share == EngineConfig().key_share
-    reasons["key_share"] = "so that one API key's prompts cost others few hits" if is_default else ASKED
-    return config.key_share
 
 
 def _threads(config: EngineConfig, machine: Machine, reasons: dict[str, str]) -> int:

@@ -116,13 +116,18 @@ def test_without_options_everything_is_decided_and_has_a_reason() -> None:
 def test_with_every_option_given_every_field_has_a_reason_too() -> None:
     made = plan(
         backend="reference", dtype="float32", max_context=100, max_requests=3, max_step_tokens=7, threads=2,
-        seed=1, memory_bytes=GB, block_size=16, prefix_cache=False, policy="priority",
+        seed=1, memory_bytes=GB, block_size=16, prefix_cache=False, key_share=0.25, policy="priority",
     )  # fmt: skip
 
     assert set(made.reasons) == set(Plan.__struct_fields__) - {"reasons"}
     assert (made.backend, made.isa, made.block_size, made.threads, made.seed) == ("reference", "", 16, 2, 1)
     assert (made.max_context, made.max_requests, made.max_step_tokens) == (100, 3, 7)
-    assert (made.prefix_cache, made.policy) == (False, "priority")
+    assert (made.prefix_cache, made.key_share, made.policy) == (False, 0.25, "priority")
+
+
+def test_a_share_that_is_none_is_refused() -> None:
+    for share in (0.0, 1.01, -1.0, float("nan")):
+        refusal(ConfigError, "key_share", "0.01 to 1", key_share=share)
 
 
 # Backend.
