@@ -53,7 +53,8 @@ class Engine {
             best();
         }
         const double seconds = seconds_since(begin);
-        for (int r = 0; r < requests; ++r) llama_memory_seq_rm(llama_get_memory(context_), r, context, -1);
+        for (int r = 0; r < requests; ++r)
+            if (!llama_memory_seq_rm(llama_get_memory(context_), r, context, -1)) held_ = {0, 0};  // of a state
         return static_cast<double>(tokens) * requests / seconds;
     }
 
