@@ -89,10 +89,12 @@ def sampler() -> str:
     return table(["isa", "parameters", "flat logits, us a row", "peaked"], lines)
 
 
-def peers() -> str:
-    """Every case that has rows: its last run, judged by the bar of the machine it ran on."""
+def peers(shapes: Callable[[str], bool]) -> str:
+    """Every case of these shapes that has rows: its last run, judged by the bar of the machine it ran on."""
     lines = []
     for case, rows in _last_runs():
+        if not shapes(case.pair.name):
+            continue
         isa = rows[0]["isa"]
         for found in verdicts([case], rows, isa):
             r = found.ratio
@@ -107,6 +109,10 @@ def peers() -> str:
             )  # fmt: skip
     head = ["case", "workload", "ours", "theirs", "ratio [95 %]", "bar", "pairs", "isa", "GB/s probed", "run"]
     return table(head, lines)
+
+
+def _is_plain(name: str) -> bool:
+    return name.startswith(("llama-", "smollm-", "penstock-"))
 
 
 def memory() -> str:
@@ -149,7 +155,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "kernels": kernels,
     "attention": attention,
     "sampler": sampler,
-    "peers": peers,
+    "peers": lambda: peers(_is_plain),
+    "families": lambda: peers(lambda name: not _is_plain(name)),
     "memory": memory,
     "logits": logits,
 }
