@@ -617,6 +617,7 @@ class BoundProgram {
         check(size(top_token) == r * columns && size(top_logprob) == r * columns, "logprob output sizes");
         for (int64_t i = 0; i < r; ++i) check(num_logprobs.data()[i] <= columns, "logprob output columns");
         step.sample = {nullptr,
+                       nullptr,
                        sizes_.vocab,
                        temperature.data(),
                        top_p.data(),

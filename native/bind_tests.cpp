@@ -1,5 +1,9 @@
 // Entries for the contract tests: one kernel of one instruction set on plain arrays. Not used by the product.
+#include <algorithm>
 #include <cstring>
+#include <limits>
+#include <string>
+#include <vector>
 
 #include "bind.h"
 #include "guarded.h"
@@ -68,6 +72,20 @@ OperandKernel* operand_kernel(const KernelTable& t, OperandKind kind) {
                                             : t.operand_int8;
 }
 
+// As LinearOut and SampleArgs have them; what no linear writes is -1.
+std::vector<float> maxima_of(const float* y, int64_t rows, int64_t width) {
+    const int64_t stride = maxima_stride(width);
+    std::vector<float> out(static_cast<std::size_t>(rows * stride), -1.0f);
+    for (int64_t r = 0; r < rows; ++r)
+        for (int64_t g = 0; g < width / kMaximaOf; ++g) {
+            float highest = -std::numeric_limits<float>::infinity();
+            for (int64_t i = 0; i < kMaximaOf; ++i)
+                highest = std::max(highest, y[r * width + g * kMaximaOf + i]);  // NaN loses
+            out[static_cast<std::size_t>(r * stride + g)] = highest;
+        }
+    return out;
+}
+
 NumpyArray<float> test_linear(const std::string& isa, const std::string& format, Array<const uint8_t> packed,
                               int64_t n, int64_t k, F32 x, const std::optional<F32>& bias,
                               const std::optional<F32>& addend, const std::optional<std::string>& kind,
@@ -86,13 +104,15 @@ NumpyArray<float> test_linear(const std::string& isa, const std::string& format,
     const GuardedMemory added(addend ? addend->data() : nullptr, addend ? addend->size() : 0);
     const GuardedMemory output(static_cast<std::size_t>(rows * n) * 4);
     w.data = panels.as<std::byte>();
+    std::vector<float> maxima(static_cast<std::size_t>(rows * maxima_stride(n)), -1.0f);
     OperandMemory memory(operand, rows, k);
     const LinearOut y{output.as<float>(),
                       n,
                       bias ? biases.as<float>() : nullptr,
                       addend ? added.as<float>() : nullptr,
                       n,
-                      scale};
+                      scale,
+                      maxima.data()};
     run_here([&](std::byte* scratch) noexcept {
         operand_kernel(t, memory.operand.kind)(input.as<float>(), k, k, memory.operand, 0, rows);
         const int64_t half = w.num_panels / 2;  // two calls, as two workers would make them
@@ -100,6 +120,7 @@ NumpyArray<float> test_linear(const std::string& isa, const std::string& format,
         linear(w, memory.operand, rows, y, half, w.num_panels, scratch);
         if (half > 0) linear(w, memory.operand, rows, y, 0, half, scratch);
     });
+    check(maxima == maxima_of(output.as<float>(), rows, n), "maxima that are not those of y");
     auto out = make_array<float>({static_cast<std::size_t>(rows), static_cast<std::size_t>(n)});
     std::memcpy(out.data(), output.as<float>(), static_cast<std::size_t>(rows * n) * 4);
     return out;
@@ -357,36 +378,50 @@ nb::dict test_sample(const std::string& isa, F32 logits, const nb::dict& fields,
     const auto i32 = [&](const char* name) { return nb::cast<I32>(fields[name]).data(); };
     const nb::object allowed = fields["allowed"];
     const GuardedMemory guarded(logits.data(), logits.size());
-    const SampleArgs args{guarded.as<float>(),
-                          vocab,
-                          f32("temperature"),
-                          f32("top_p"),
-                          f32("min_p"),
-                          f32("typical_p"),
-                          f32("repetition_penalty"),
-                          f32("presence_penalty"),
-                          f32("frequency_penalty"),
-                          i32("top_k"),
-                          i32("target"),
-                          i32("num_logprobs"),
-                          nb::cast<Array<const uint64_t>>(fields["seed"]).data(),
-                          nb::cast<Array<const int64_t>>(fields["position"]).data(),
-                          i32("history_start"),
-                          i32("history_token"),
-                          i32("history_count"),
-                          i32("bias_start"),
-                          i32("bias_token"),
-                          f32("bias_value"),
-                          allowed.is_none() ? nullptr : nb::cast<Array<const uint32_t>>(allowed).data(),
-                          max_logprobs,
-                          sampled.data(),
-                          logprob.data(),
-                          rank.data(),
-                          top_token.data(),
-                          top_logprob.data()};
-    run_here([&](std::byte* scratch) noexcept {
-        for (int64_t row = 0; row < rows; ++row) t.sample(args, row, scratch);
-    });
+    SampleArgs args{guarded.as<float>(),
+                    nullptr,
+                    vocab,
+                    f32("temperature"),
+                    f32("top_p"),
+                    f32("min_p"),
+                    f32("typical_p"),
+                    f32("repetition_penalty"),
+                    f32("presence_penalty"),
+                    f32("frequency_penalty"),
+                    i32("top_k"),
+                    i32("target"),
+                    i32("num_logprobs"),
+                    nb::cast<Array<const uint64_t>>(fields["seed"]).data(),
+                    nb::cast<Array<const int64_t>>(fields["position"]).data(),
+                    i32("history_start"),
+                    i32("history_token"),
+                    i32("history_count"),
+                    i32("bias_start"),
+                    i32("bias_token"),
+                    f32("bias_value"),
+                    allowed.is_none() ? nullptr : nb::cast<Array<const uint32_t>>(allowed).data(),
+                    max_logprobs,
+                    sampled.data(),
+                    logprob.data(),
+                    rank.data(),
+                    top_token.data(),
+                    top_logprob.data()};
+    const auto draw = [&] {
+        run_here([&](std::byte* scratch) noexcept {
+            for (int64_t row = 0; row < rows; ++row) t.sample(args, row, scratch);
+        });
+        check(std::memcmp(guarded.as<float>(), logits.data(), logits.size() * 4) == 0, "logits were changed");
+        std::string all;
+        const auto add = [&](const auto& array) {
+            all.append(reinterpret_cast<const char*>(array.data()), array.size() * 4);
+        };
+        add(sampled), add(logprob), add(rank), add(top_token), add(top_logprob);
+        return all;
+    };
+    const std::string alone = draw();
+    std::vector<float> maxima = maxima_of(logits.data(), rows, vocab);
+    args.maxima = maxima.data();
+    check(draw() == alone, "what is known of the maxima changes the sample");
     nb::dict out;
     out["sampled"] = sampled;
     out["logprob"] = logprob;

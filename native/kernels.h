@@ -206,6 +206,11 @@ constexpr int64_t operand_bytes(OperandKind kind, int64_t rows, int64_t k) {  //
     return r * kp * (kind == OperandKind::kFloat32 ? 4 : kind == OperandKind::kBFloat16 ? 2 : 1);
 }
 
+// What a linear keeps for the sampler: the largest of each whole 16 columns of a row of y, where NaN does not
+// count. A row has room for all chunks of 256 columns; the sampler makes those of the last columns itself.
+constexpr int64_t kMaximaOf = 16;
+constexpr int64_t maxima_stride(int64_t vocab) { return round_up(vocab, 256) / kMaximaOf; }
+
 // y[t, n] = acc;  + bias[n] if bias;  * scale;  addend[t, n] + that if addend. Columns n >= N are not
 // written.
 struct LinearOut {
@@ -215,6 +220,7 @@ struct LinearOut {
     const float* addend;  // nullable; may alias y
     int64_t addend_stride;
     float scale = 1.0f;
+    float* maxima = nullptr;  // nullable, [T, maxima_stride(N)]
 };
 
 // Panels [panel_begin, panel_end) of y = W x for rows [0, rows).
@@ -523,7 +529,8 @@ using GatedNormKernel = void(const GatedNormArgs&, int64_t row_begin, int64_t ro
 
 // Sampling of R rows (SamplingRows in step.py, field by field). Scratch per worker: see sampler.cpp.
 struct SampleArgs {
-    const float* logits;  // [R, V], raw; read only
+    float* logits;  // [R, V], raw; edited in place on the way, at the end as they were
+    float* maxima;  // nullable, [R, maxima_stride(V)]: as a linear keeps them; the sampler's own from then on
     int64_t vocab;
     const float *temperature, *top_p, *min_p, *typical_p;
     const float *repetition_penalty, *presence_penalty, *frequency_penalty;

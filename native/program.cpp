@@ -52,10 +52,23 @@ int Program::add_residency(std::unique_ptr<Residency> residency) {
 }
 
 void Program::add_op(OpRecord op) {
+    if (op.kind == OpKind::kSample) op.keeps_maxima = keep_maxima(op.input);
     ops_.push_back(op);
     units_.emplace_back(pool_->workers());
     if (op.kind == OpKind::kAttention && find_plan(op) == nullptr)
         attention_plans_.push_back({op.attention.num_heads, op.attention.kv.num_kv_heads, {}});
+}
+
+// The linear whose output `logits` is leaves the maxima of its columns for the sampler, if there is one.
+bool Program::keep_maxima(int logits) {
+    const Value& y = value(logits);
+    const auto made =
+        std::find_if(ops_.rbegin(), ops_.rend(), [&](const OpRecord& op) { return op.output == logits; });
+    if (made == ops_.rend() || made->kind != OpKind::kLinear || made->rows != Rows::kLogits) return false;
+    if (!maxima_.empty()) return false;  // there is another sampler
+    made->keeps_maxima = true;
+    maxima_.resize(static_cast<std::size_t>(y.max_rows * maxima_stride(y.width)));
+    return true;
 }
 
 float* Program::floats(int index) const { return reinterpret_cast<float*>(arena_ + value(index).offset); }
@@ -262,12 +275,13 @@ void Program::run_op(const OpRecord& op, Units& units, int worker) noexcept {
         }
         case OpKind::kLinear: {
             const Value& y = value(op.output);
-            const LinearOut out{floats(op.output),
-                                y.width,
-                                op.bias,
-                                op.addend < 0 ? nullptr : floats(op.addend),
-                                op.addend < 0 ? 0 : value(op.addend).width,
-                                op.scale};
+            LinearOut out{floats(op.output),
+                          y.width,
+                          op.bias,
+                          op.addend < 0 ? nullptr : floats(op.addend),
+                          op.addend < 0 ? 0 : value(op.addend).width,
+                          op.scale};
+            if (op.keeps_maxima) out.maxima = maxima_.data();
             const Operand a = operand(op.input);
             LinearKernel* const kernel = linear_kernel(kernels_, op.weight.format, a.kind);
             while (units.take(worker, panel_grain(op), begin, end))
@@ -468,6 +482,7 @@ void Program::run_op(const OpRecord& op, Units& units, int worker) noexcept {
             SampleArgs args = step.sample;
             args.logits = floats(op.input);
             args.vocab = value(op.input).width;
+            if (op.keeps_maxima) args.maxima = maxima_.data();
             while (units.take(worker, 1, begin, end)) kernels_.sample(args, begin, scratch);
             return;
         }

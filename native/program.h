@@ -65,6 +65,7 @@ struct OpRecord {
     PackedWeight weight{};
     const float* bias = nullptr;
     float scale = 1.0f;
+    bool keeps_maxima = false;  // a linear for the sampler, and the sampler after it
     EmbedArgs embed{};
     NormArgs norm{};
     GatedArgs gated{};
@@ -145,6 +146,7 @@ class Program {
     void run_expert_linear(const OpRecord& op, Units& units, int worker) noexcept;
     void run_heads_linear(const OpRecord& op, Units& units, int worker) noexcept;
     int64_t num_units(const OpRecord& op) const noexcept;
+    bool keep_maxima(int logits);
     int64_t panel_grain(const OpRecord& op) const noexcept;
 
     const KernelTable& kernels_;
@@ -152,6 +154,7 @@ class Program {
     std::byte* arena_;
     int64_t arena_bytes_;
     std::vector<Value> values_;
+    std::vector<float> maxima_;  // of the logits, if a linear makes what the sampler reads
     std::vector<OpRecord> ops_;
     std::vector<Units> units_;                    // one per op
     std::vector<AttentionPlan> attention_plans_;  // one per pair of head counts; made by add_op

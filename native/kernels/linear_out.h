@@ -5,6 +5,16 @@
 
 namespace penstock::PENSTOCK_ISA {
 
+static_assert(kMaximaOf == kLanes);
+PENSTOCK_INLINE float largest(F16 v) {
+    v = max(v, set1(-__builtin_inff()));  // NaN loses
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_ps(reinterpret_cast<__m512>(v));
+#else
+    return max_lane(v);
+#endif
+}
+
 // y = (sums[rows][32] + bias) * scale + addend, for the columns of the panel that exist.
 PENSTOCK_INLINE void write_rows(const float* sums, int64_t rows, int64_t n, int64_t column,
                                 const LinearOut& out, int64_t first_row) {
@@ -19,6 +29,8 @@ PENSTOCK_INLINE void write_rows(const float* sums, int64_t rows, int64_t n, int6
             y = y * out.scale;  // 1 is exact
             if (out.addend) y = load_n(out.addend + (first_row + row) * out.addend_stride + at, lanes) + y;
             store_n(out.y + (first_row + row) * out.stride + at, y, lanes);
+            if (out.maxima && lanes == kMaximaOf)
+                out.maxima[(first_row + row) * maxima_stride(n) + at / kMaximaOf] = largest(y);
         }
     }
 }

@@ -73,6 +73,8 @@ Drawn draw_cut(const SampleArgs& a, int64_t r, Row row, Space& space) {
     } else if (top_p < 1.0f) {
         if (!(typical_p < 1.0f)) {  // a winner without the cut that the cut would keep is the winner with it
             const uint64_t winner = draw(row, a.seed[r], a.position[r], last);
+            if (a.num_logprobs[r] < 0 && share_before(row, winner).is_surely_below(top_p))
+                return {token_of(winner), 0};
             const RowMass mass = mass_of(row, winner);
             total = mass.total;
             if (static_cast<double>(mass.before) < static_cast<double>(top_p) * static_cast<double>(total))
@@ -192,7 +194,10 @@ void sample(const SampleArgs& a, int64_t r, std::byte* scratch) noexcept {
         a.history_start[r + 1] > a.history_start[r] &&
         (a.repetition_penalty[r] != 1.0f || a.presence_penalty[r] != 0.0f || a.frequency_penalty[r] != 0.0f);
     Space space = divide(scratch, a.vocab);
-    Row raw = make_row(a.logits + r * a.vocab, a.vocab, space.chunks, space.maxima, space.tail);
+    float* const maxima = a.maxima ? a.maxima + r * maxima_stride(a.vocab) : space.maxima;
+    Row raw =
+        make_row(a.logits + r * a.vocab, a.vocab, a.maxima != nullptr, space.chunks, maxima, space.tail);
+    raw.is_far = a.maxima != nullptr && (wants_report || (a.top_p[r] < 1.0f && a.top_k[r] <= 0));
     uint64_t mass = 0;
     if (!scores) {
         Row row = raw;

@@ -28,7 +28,7 @@ PENSTOCK_INLINE float* own(Row& row, int64_t c, Edits& edits) {
 
 PENSTOCK_INLINE void find_maximum(const Row& row, int64_t token) {  // of the vector of the token
     const int64_t c = token / kChunk, v = token % kChunk / kLanes;
-    row.maxima[c * kLanes + v] = max_lane(clean(load(row.chunks[c] + v * kLanes)));
+    row.maxima[c * kLanes + v] = highest_lane(clean(load(row.chunks[c] + v * kLanes)));
 }
 
 PENSTOCK_INLINE void replace(Row& row, int64_t token, float value, Edits& edits) {
@@ -82,7 +82,10 @@ void mask_chunk(Row& row, int64_t c, const uint32_t* allowed, Edits& edits) {
 void edit(const SampleArgs& a, int64_t r, const uint32_t* allowed, Edits& edits, Row& row) {
     const float repetition = a.repetition_penalty[r], presence = a.presence_penalty[r],
                 frequency = a.frequency_penalty[r];
-    if (repetition != 1.0f || presence != 0.0f || frequency != 0.0f)
+    if (repetition != 1.0f || presence != 0.0f || frequency != 0.0f) {
+        for (int64_t h = a.history_start[r]; h < a.history_start[r + 1]; ++h)
+            if (const int64_t t = a.history_token[h]; t >= 0 && t < a.vocab)
+                __builtin_prefetch(row.chunks[t / kChunk] + t % kChunk);
         for (int64_t h = a.history_start[r]; h < a.history_start[r + 1]; ++h) {
             const int64_t t = a.history_token[h];
             if (t < 0 || t >= a.vocab) continue;
@@ -94,6 +97,7 @@ void edit(const SampleArgs& a, int64_t r, const uint32_t* allowed, Edits& edits,
             }
             replace(row, t, clean_1(y), edits);
         }
+    }
     for (int64_t b = a.bias_start[r]; b < a.bias_start[r + 1]; ++b) {
         const int64_t t = a.bias_token[b];
         if (t >= 0 && t < a.vocab) replace(row, t, clean_1(clean_1(row.at(t)) + a.bias_value[b]), edits);

@@ -33,11 +33,11 @@ PENSTOCK_INLINE uint32_t lanes_of(I16 mask) {
     }                                                                                                   \
     PENSTOCK_INLINE uint32_t name(I16 a, I16 b) {                                                       \
         return _mm512_cmp_epi32_mask(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b),        \
-                                     (predicate) & 7);                                                  \
+                                     (predicate)&7);                                                    \
     }                                                                                                   \
     PENSTOCK_INLINE uint32_t name(U16 a, U16 b) {                                                       \
         return _mm512_cmp_epu32_mask(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b),        \
-                                     (predicate) & 7);                                                  \
+                                     (predicate)&7);                                                    \
     }
 #else
 #define PENSTOCK_COMPARE(name, op, predicate)                                \
@@ -89,6 +89,13 @@ PENSTOCK_INLINE F16 clean(F16 x) {
     return select(x >= set1(-kCeiling), min(x, set1(kCeiling)), set1(-kInfinity));
 #endif
 }
+PENSTOCK_INLINE float highest_lane(F16 v) {  // no lane is NaN
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_ps(reinterpret_cast<__m512>(v));
+#else
+    return max_lane(v);
+#endif
+}
 PENSTOCK_INLINE float clean_1(float x) { return clean(set1(x))[0]; }
 PENSTOCK_INLINE U16 iota() { return U16{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}; }
 
@@ -103,6 +110,7 @@ struct Row {
     float* maxima;         // [num_chunks][16]: of each vector of a chunk, cleaned
     float highest;         // never -0: then no distance is, and its bits compare as it does
     float rate;            // 1 / temperature
+    bool is_far = false;   // nobody has read its logits yet, and most will be wanted after the draw
 
     F16 distance(F16 logits) const { return (highest - logits) * rate; }
     F16 nearest(int64_t c) const { return distance(load(maxima + c * kLanes)); }  // of each vector
@@ -154,18 +162,23 @@ F16 maxima_of(const float* p) {
 void find_highest(Row& row) {
     F16 highest = set1(-kInfinity);
     for (int64_t c = 0; c < row.num_chunks; ++c) highest = higher(highest, load(row.maxima + c * kLanes));
-    row.highest = max_lane(highest) + 0.0f;
+    row.highest = highest_lane(highest) + 0.0f;
 }
 
-// `chunks` and `maxima` have room for the row, `tail` for a chunk.
-Row make_row(const float* x, int64_t vocab, const float** chunks, float* maxima, float* tail) {
+// `chunks` has room for the row, `tail` for a chunk, `maxima` for all chunks. `knows_maxima`: those of whole
+// vectors are there, as a linear keeps them.
+Row make_row(const float* x, int64_t vocab, bool knows_maxima, const float** chunks, float* maxima,
+             float* tail) {
+    static_assert(kMaximaOf == kLanes && kChunk == 256);
     Row row{vocab, (vocab + kChunk - 1) / kChunk, chunks, maxima, -kInfinity, 1.0f};
     for (int64_t c = 0; c < row.num_chunks; ++c) chunks[c] = x + c * kChunk;
     if (const int64_t whole = vocab / kChunk * kChunk; whole < vocab) {
         for (int64_t i = 0; i < kChunk; ++i) tail[i] = whole + i < vocab ? x[whole + i] : -kInfinity;
         chunks[row.num_chunks - 1] = tail;
     }
-    for (int64_t c = 0; c < row.num_chunks; ++c) {
+    const int64_t num_known = knows_maxima ? vocab / kChunk : 0;
+    for (int64_t c = 0; c < num_known; ++c) store(maxima + c * kLanes, clean(load(maxima + c * kLanes)));
+    for (int64_t c = num_known; c < row.num_chunks; ++c) {
         for (int64_t i = 0; i < kChunk; i += kLanes) __builtin_prefetch(chunks[c] + 4 * kChunk + i);
         store(maxima + c * kLanes, maxima_of(chunks[c]));
     }

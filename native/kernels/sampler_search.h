@@ -41,6 +41,8 @@ struct Search {
         uint32_t living = 0;
         for (int64_t i = 0; i < kTogether; ++i) {
             const F16 nearest = i < count ? row.nearest(first + i) : set1(kInfinity);
+            for (int64_t j = 0; row.is_far && i < count && j < kChunk; j += kLanes)
+                __builtin_prefetch(row.chunks[first + i] + j, 0, 2);  // memory is idle while noise is made
             const F16 needed = nearest + (best - kSlack);
             const I16 is_alive = (needed <= set1(kNoiseHigh)) & (nearest <= d_last);
             alive[i] = reinterpret_cast<U16>(is_alive);
