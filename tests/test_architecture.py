@@ -43,8 +43,8 @@ ONLY_IN = {  # an outside package is known in one place
     "jinja2": "text",
     "llguidance": "text",
     "huggingface_hub": "engine.locate",
-    # engine.build makes the pool that loading and running share
-    "penstock._native": "backends.cpu weights kv.codecs sampling engine.build",
+    # engine.executors makes the pool that loading and running share
+    "penstock._native": "backends.cpu weights kv.codecs sampling engine.build engine.executors",
 }
 NOT_IN = {"numpy": "api scheduler"}  # text only; plain integers only
 FORBIDDEN = {"pickle", "marshal", "shelve", "dill", "cloudpickle"}  # code execution from data
