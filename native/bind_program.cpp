@@ -114,6 +114,22 @@ class BoundProgram {
         add_embed(args, scale, positions, position_dtype, position_offset, out);
     }
 
+    // Row `position + offset` of a table of learned positions, alone.
+    void embed_positions(const Table& table, const std::string& dtype, int offset, int out) {
+        OpRecord op{OpKind::kEmbed};
+        op.output = out;
+        op.embeds_positions = true;
+        const int64_t width = op.embed.width = program_.value(out).width;
+        check(table.ndim() == 2 && offset >= 0 &&
+                  static_cast<int64_t>(table.shape(0)) >= sizes_.max_context + offset &&
+                  static_cast<int64_t>(table.shape(1)) == width,
+              "position table size");
+        const auto first = static_cast<std::size_t>(offset * width) * table.itemsize();
+        op.embed.tokens = {static_cast<const std::byte*>(table.data()) + first, format_of(dtype)};
+        check(!has_codes(op.embed.tokens.format), "learned positions are floats");
+        program_.add_op(op);
+    }
+
     // `addend`: a value to add, or -1. The output is an operand, or fp32 rows. `rows`: step, logits, hidden.
     void norm(int in, const std::optional<F32>& weight, const std::optional<F32>& bias,
               const std::string& kind, float eps, float offset, int addend, const std::string& rows,
@@ -741,6 +757,7 @@ void bind_program(nb::module_& m) {
              nb::arg(), nb::arg())
         .def("embed_codes", &BoundProgram::embed_codes, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
              nb::arg().none(), nb::arg(), nb::arg(), nb::arg())
+        .def("embed_positions", &BoundProgram::embed_positions)
         .def("norm", &BoundProgram::norm)
         .def("to_operand", &BoundProgram::to_operand)
         .def("linear", &BoundProgram::linear, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),

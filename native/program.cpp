@@ -248,7 +248,9 @@ void Program::run_op(const OpRecord& op, Units& units, int worker) noexcept {
         case OpKind::kEmbed: {
             EmbedArgs args = op.embed;
             args.y = floats(op.output);
-            while (units.take(worker, kRowGrain, begin, end)) kernels_.embed(args, step.batch, begin, end);
+            Batch batch = step.batch;
+            if (op.embeds_positions) batch.tokens = batch.positions;
+            while (units.take(worker, kRowGrain, begin, end)) kernels_.embed(args, batch, begin, end);
             return;
         }
         case OpKind::kNorm: {

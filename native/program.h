@@ -67,6 +67,7 @@ struct OpRecord {
     float scale = 1.0f;
     bool keeps_maxima = false;  // a linear for the sampler, and the sampler after it
     EmbedArgs embed{};
+    bool embeds_positions = false;  // rows of the table by positions, not by tokens
     NormArgs norm{};
     GatedArgs gated{};
     RopeWriteArgs rope{};

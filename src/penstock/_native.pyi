@@ -46,6 +46,7 @@ class Program:
         self, packed: NDArray[np.uint8], format: str, n: int, k: int, scale: float,
         positions: NDArray[Any] | None, position_dtype: str, position_offset: int, out: int,
     ) -> None: ...  # fmt: skip
+    def embed_positions(self, table: NDArray[Any], dtype: str, offset: int, out: int) -> None: ...
     def norm(
         self, x: int, weight: NDArray[np.float32] | None, bias: NDArray[np.float32] | None, kind: str,
         eps: float, offset: float, addend: int, rows: str, out: int,

@@ -58,6 +58,7 @@ CASES: list[tuple[str, Mapping[str, int], dict[str, Any]]] = [
     *[("activated_operand", SMALL, {"act": "relu2", "to": to}) for to in ("float32", "bfloat16", "int8")],
     ("embed", SMALL, {}),
     ("embed", SMALL, {"scale": 3.0, "position_offset": 2}),
+    ("embed_positions", SMALL, {"offset": 2}),
     *[("gated", SMALL, {"act": act}) for act in (*ACTIVATIONS, *GATES)],
     *[("gated_operand", SMALL, {"act": "silu", "to": to}) for to in ("float32", "bfloat16", "int8")],
     ("head_norm", HEADS, NORM | {"span": 16}),

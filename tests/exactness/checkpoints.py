@@ -133,7 +133,7 @@ class OwnShape:
                 head_dim = spec.layers[0].attention.head_dim
                 for head in range(shape[0] // head_dim):
                     yield name.format(head), (head_dim,)
-            elif any(re.fullmatch(pattern, name) for pattern in names.transposed):
+            elif any(re.fullmatch(p, name) for p, form in names.forms.items() if form == "transposed"):
                 yield name, shape[::-1]
             else:
                 yield name, shape
@@ -340,6 +340,15 @@ SHAPES |= {
         use_bias=True,
         layer_norm_epsilon=1e-5,
         time_step_limit=[0.1, 1.0],
+    ),
+    "opt_350m": of_kind(
+        "OPTForCausalLM",
+        **HF_SIZES,
+        ffn_dim=224,
+        max_position_embeddings=2_560,
+        do_layer_norm_before=False,
+        word_embed_proj_dim=72,
+        tie_word_embeddings=True,
     ),
 }
 

@@ -16,7 +16,7 @@ from penstock.model.build import build
 from penstock.model.family import FAMILIES, read_model
 from penstock.model.gguf_architectures import ARCHITECTURES, KEYS
 from penstock.model.gguf_names import gguf_names
-from penstock.model.spec import ModelSpec, MoESpec
+from penstock.model.spec import LatentAttentionSpec, Mamba2Spec, ModelSpec, MoESpec
 from penstock.model.unfold import unfold
 
 
@@ -32,22 +32,86 @@ def canonical_weights(folder: Path, spec: ModelSpec) -> dict[str, np.ndarray]:
 
 def metadata_of(architecture: str, config: dict[str, Any], spec: ModelSpec) -> dict[str, Any]:
     """Keys of the file, from config.json and the spec."""
-    table = ARCHITECTURES["mixtral" if spec.architecture == "MixtralForCausalLM" else architecture]
+    table = ARCHITECTURES[{"MixtralForCausalLM": "mixtral"}.get(spec.architecture, architecture)]
     spelled = {key: table.key(key) for key in {**KEYS, **table.keys}}
     found = {key: config[name] for key, name in spelled.items() if name and config.get(name) is not None}
     layer = spec.layers[0]
     found["embedding_length"], found["block_count"] = spec.hidden_size, spec.num_layers
-    found["attention.head_count"] = layer.attention.num_heads
-    found["attention.head_count_kv"] = layer.attention.num_kv_heads
+    match layer.mixer:
+        case Mamba2Spec():
+            found |= {
+                "attention.head_count": 0,
+                "feed_forward_length": 0,
+                "ssm.inner_size": layer.mixer.width,
+            }
+            return {f"{architecture}.{key}": value for key, value in found.items()}
+        case LatentAttentionSpec():
+            found |= latent_keys(layer.mixer, config)
+        case _:
+            found["attention.head_count"] = layer.attention.num_heads
+            found["attention.head_count_kv"] = layer.attention.num_kv_heads
+    if not spec.has_head:
+        found |= {"attention.causal": False, "context_length": spec.max_context}
+        found.pop("attention.head_count_kv")
     if isinstance(spec.layers[-1].mlp, MoESpec):
         found["expert_count"] = spec.layers[-1].mlp.num_experts
         found["expert_used_count"] = spec.layers[-1].mlp.top_k
-    rope = layer.attention.rope
+    rope = layer.mixer.rope
     if rope is not None:
         found["rope.freq_base"] = rope.theta
         if architecture != "falcon":
             found["rope.dimension_count"] = rope.rotary_dim
     return {f"{architecture}.{key}": value for key, value in found.items()}
+
+
+def latent_keys(mixer: LatentAttentionSpec, config: dict[str, Any]) -> dict[str, Any]:
+    """As newer converters write them: one head of what is cached, beside the heads that it stands for."""
+    found: dict[str, Any] = {
+        "attention.head_count": mixer.num_heads,
+        "attention.head_count_kv": 1,
+        "attention.key_length": mixer.head_dim,
+        "attention.value_length": mixer.latent_dim,
+        "attention.key_length_mla": mixer.nope_dim + mixer.rope_dim,
+        "attention.value_length_mla": mixer.value_dim,
+    }
+    if config.get("scoring_func", "softmax") == "sigmoid" or "DeepseekV3" in config["architectures"][0]:
+        found["expert_gating_func"] = 2
+    if "mscale_all_dim" in config:
+        found["rope.scaling.yarn_log_multiplier"] = 0.1 * config["mscale_all_dim"]
+    if config.get("rope_type") == "yarn":
+        found |= {"rope.scaling.type": "yarn", "rope.scaling.factor": float(config["factor"])}
+        found["rope.scaling.original_context_length"] = config["original_max_position_embeddings"]
+        found |= {f"rope.scaling.yarn_{key}": float(config[key]) for key in YARN if key in config}
+    return found
+
+
+def by_heads(parts: list[np.ndarray], heads: int) -> np.ndarray:
+    """The rows of the first head of every part, then those of the next one."""
+    grouped = [part.reshape(heads, -1, *part.shape[1:]) for part in parts]
+    return np.concatenate(grouped, axis=1).reshape(-1, *parts[0].shape[1:])
+
+
+def stored_form(name: str, values: np.ndarray, spec: ModelSpec) -> np.ndarray:
+    """What the converter makes of a tensor, where it is not what the families read."""
+    mixer = spec.layers[0].mixer
+    if name == "position_embd.weight" and not spec.has_head:
+        assert spec.positions is not None
+        return values[spec.positions.offset :]  # without those of the padding
+    if name.endswith("ssm_a"):
+        return -np.exp(values)[:, None]
+    if name.endswith("ssm_d"):
+        return values[:, None]
+    if name.endswith("ssm_norm.weight"):
+        return values.reshape(mixer.num_groups, -1)
+    if name.endswith("ssm_conv1d.weight"):
+        return values.squeeze(1)
+    if name.endswith(("attn_k_b.weight", "attn_v_b.weight")):
+        return values.reshape(mixer.num_heads, -1, values.shape[-1])
+    return values
+
+
+YARN = ("beta_fast", "beta_slow")
+FLOATS = ("norm", "gate_inp", "ssm_a", "ssm_d", "ssm_conv1d", "position_embd", "token_types")
 
 
 def _place(canonical: str, order: list[str]) -> int:
@@ -57,8 +121,11 @@ def _place(canonical: str, order: list[str]) -> int:
     return order.index(part) if part in order else len(order)
 
 
-def write_family(folder: Path, path: Path, architecture: str, kind: str = "F32", **more: int) -> None:
-    """`kind`: the ggml type of matrices. `more`: further keys of the architecture."""
+def write_family(
+    folder: Path, path: Path, architecture: str, kind: str = "F32", *, is_first: bool = False, **more: int
+) -> None:
+    """`kind`: the ggml type of matrices. `is_first`: as the first converter of this architecture wrote it.
+    `more`: further keys of the architecture."""
     spec, config = read_model(folder), json.loads((folder / "config.json").read_text())
     config |= config.pop("rope_parameters", None) or {}
     writer = gguf.GGUFWriter(path, architecture)
@@ -71,9 +138,12 @@ def write_family(folder: Path, path: Path, architecture: str, kind: str = "F32",
                 writer.add_uint32(key, value)
             case float():
                 writer.add_float32(key, value)
+            case str():
+                writer.add_string(key, value)
     weights = canonical_weights(folder, spec)
     has_two = architecture == "falcon" and "layers.0.mlp_norm" in weights
-    names = gguf_names(architecture, {"blk.0.attn_norm_2.weight"} if has_two else ())
+    marks = {"falcon": "blk.0.attn_norm_2.weight", "deepseek2": "blk.0.attn_kv_b.weight"}
+    names = gguf_names(architecture, {marks[architecture]} if has_two or is_first else ())
     stored: dict[str, list[np.ndarray]] = {}
     order = [*names.top, *names.layer]  # in which the parts of fused tensors lie
     for name, whole in sorted(weights.items(), key=lambda item: _place(item[0], order)):
@@ -87,9 +157,26 @@ def write_family(folder: Path, path: Path, architecture: str, kind: str = "F32",
     for name in [name for name in stored if "_exps." in name]:
         whole = name.partition("_exps.")[0] + "_exps.weight"
         stored.setdefault(whole, []).append(stored.pop(name)[0])
+    stored["token_types.weight"] = [] if spec.has_head else [np.zeros((2, spec.hidden_size), np.float32)]
     for name, parts in stored.items():
-        values = np.stack(parts) if "_exps." in name else np.concatenate(parts)
-        own = kind if values.ndim > 1 and "norm" not in name and "gate_inp" not in name else "F32"
+        if not parts:
+            continue
+        heads = spec.layers[0].mixer.num_heads
+        if is_first and name.endswith("attn_kv_b.weight"):
+            key = parts[0].reshape(heads, -1, parts[0].shape[1]).swapaxes(1, 2)
+            parts = [key.reshape(-1, key.shape[-1]), parts[1]]  # noqa: PLW2901 as the original has it
+        if (
+            architecture == "deepseek2"
+            and len(parts) == 2
+            and "kv_a_mqa" not in name
+            and "_exps." not in name
+        ):
+            values = by_heads(parts, heads)
+        else:
+            values = np.stack(parts) if "_exps." in name else np.concatenate(parts)
+        values = stored_form(name, values, spec)
+        is_float = values.ndim == 1 or any(word in name for word in FLOATS)
+        own = "F32" if is_float else kind
         if own not in ("F32", "BF16") and values.shape[-1] % 32:
             own = "BF16"  # no whole blocks
         ggml = gguf.GGMLQuantizationType[own]

@@ -140,6 +140,8 @@ def test_float32_hidden_rows_are_what_transformers_makes_its_logits_of(golden, m
     tensors = unfold(load_file(golden.folder / "model.safetensors"), names, program.spec)
     head = tensors[names.checkpoint_name(program.weights["lm_head"].sources[0])].astype(np.float64)
     hidden = golden.sequences(make_executor, "float32").hidden({0: golden.tokens})[0][golden.rows]
+    if program.spec.embed_size is not None:
+        hidden = hidden @ tensors[names.checkpoint_name("embed_out")].astype(np.float64).T
     logits = hidden @ head.T * program.spec.logit_scale
     if (cap := program.spec.logit_softcap) is not None:
         logits = cap * np.tanh(logits / cap)

@@ -101,6 +101,12 @@ TINY_MODELS: dict[str, tuple[Any, dict[str, Any], int]] = {
     ),
     "gpt2": (hf.GPT2Config, {"n_positions": 300, "n_inner": 80, "layer_norm_epsilon": 3e-5}, 40),
     "opt": (hf.OPTConfig, {"max_position_embeddings": 300, "ffn_dim": 80, "word_embed_proj_dim": 48}, 40),
+    "opt_350m": (
+        hf.OPTConfig,
+        {"max_position_embeddings": 300, "ffn_dim": 80, "word_embed_proj_dim": 32}
+        | {"do_layer_norm_before": False},
+        40,
+    ),
     "pythia": (hf.GPTNeoXConfig, LAYER | {"hidden_size": 96} | rope(1e4, partial_rotary_factor=0.25), 40),
     "gpt_neox_sequential": (
         hf.GPTNeoXConfig,

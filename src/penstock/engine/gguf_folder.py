@@ -24,7 +24,7 @@ from penstock.weights.gguf_splits import SPLIT, read_splits
 from penstock.weights.readers.gguf import POINTER
 
 SUFFIX: Final = ".gguf"
-MADE_BY: Final = 2  # raised whenever another folder would be made of the same file
+MADE_BY: Final = 3  # raised whenever another folder would be made of the same file
 EMBEDDING: Final = "token_embd.weight"
 
 
@@ -59,7 +59,9 @@ def _contents(path: Path, files: dict[Path, GGUFFile]) -> dict[str, dict[str, An
     metadata = next(iter(files.values())).metadata
     tensors = {name: tensor for file in files.values() for name, tensor in file.tensors.items()}
     if EMBEDDING not in tensors:
-        raise ModelLoadError("missing_tensor", f"{path.name}: no tensor {EMBEDDING}; this is no decoder.")
+        raise ModelLoadError(
+            "missing_tensor", f"{path.name}: no tensor {EMBEDDING}; this is no model of texts."
+        )
     factors = {name: tensors[name] for name in FACTOR_TENSORS if name in tensors}
     for name, tensor in factors.items():
         if tensor.type.name != "F32":

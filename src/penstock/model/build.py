@@ -26,7 +26,7 @@ from penstock.model.spec import (
 )
 from penstock.model.state_space import mamba2
 from penstock.ops.attention import attention, kv_write
-from penstock.ops.embedding import embed, take_rows
+from penstock.ops.embedding import embed, embed_positions, take_rows
 from penstock.ops.linear import linear
 from penstock.ops.norm import head_norm, norm, rows_norm_operand
 from penstock.ops.pointwise import add, softcap
@@ -71,7 +71,7 @@ def build(
     tables = _rope_constants(b, spec, max_context)
     groups = {layer: index for index, group in enumerate(spec.kv_groups()) for layer in group.layers}
 
-    x = _embedding(b, spec)
+    x = _embedding(b, spec, how)
     for index, layer in enumerate(spec.layers):
         b.scope(f"layers.{index}.")
         is_last = index == spec.num_layers - 1
@@ -90,10 +90,13 @@ def build(
         return b.finish()
     rows = b("last_rows", take_rows, x, "step.logit_rows")
     h = b("final_norm", norm, rows, *final, **attrs)
+    if spec.embed_size is not None:
+        h = _projected(b, "embed_out", h, (spec.embed_size, spec.hidden_size), how)
     source = "embed" if spec.tie_embeddings else "lm_head"
     head_operand = operand_of(b.format_of(source, head_format), activations)
     h = b("head_operand", operand, h, to=head_operand)
-    head = b.linear_weight("lm_head", (spec.vocab_size, spec.hidden_size), head_format, source)
+    shape = (spec.vocab_size, spec.embed_size or spec.hidden_size)
+    head = b.linear_weight("lm_head", shape, head_format, source)
     if spec.logit_softcap is None:
         b("logits", linear, h, head, None, scale=spec.logit_scale)
     else:
@@ -119,16 +122,29 @@ def _rope_constants(b: Builder, spec: ModelSpec, max_context: int) -> dict[RopeS
     return tables
 
 
-def _embedding(b: Builder, spec: ModelSpec) -> str:
+def _embedding(b: Builder, spec: ModelSpec, how: Arithmetic) -> str:
     """The first value of the residual stream."""
-    table = b.embedding("embed", (spec.vocab_size, spec.hidden_size))
+    table = b.embedding("embed", (spec.vocab_size, spec.embed_size or spec.hidden_size))
     places, offset = None, 0
     if spec.positions is not None:
         places = b.embedding("positions", (spec.positions.num_rows, spec.hidden_size))
         offset = spec.positions.offset
-    attrs = {"scale": spec.embed_scale, "position_offset": offset}
-    x = b("embed", embed, "step.tokens", table, "step.positions", places, **attrs)
+    if spec.embed_size is None:
+        attrs = {"scale": spec.embed_scale, "position_offset": offset}
+        x = b("embed", embed, "step.tokens", table, "step.positions", places, **attrs)
+    else:
+        attrs = {"scale": spec.embed_scale, "position_offset": 0}
+        x = b("embed", embed, "step.tokens", table, "step.positions", None, **attrs)
+        x = _projected(b, "embed_in", x, (spec.hidden_size, spec.embed_size), how)
+        if places is not None:
+            x = b("placed", add, b("places", embed_positions, "step.positions", places, offset=offset), x)
     return x if spec.embed_norm is None else _norm(b, "embed_norm", spec.embed_norm, x)
+
+
+def _projected(b: Builder, name: str, x: str, shape: tuple[int, int], how: Arithmetic) -> str:
+    """Between the width of the embedding and that of the residual stream."""
+    x = b(f"{name}_operand", operand, x, to=how.operand)
+    return project(b, name, x, shape, how.weight_format, has_bias=False)
 
 
 def _layer(

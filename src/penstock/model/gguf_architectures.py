@@ -30,6 +30,7 @@ GELU: Final = {"hidden_activation": "gelu_pytorch_tanh"}
 Q_BIAS: Final = "blk.0.attn_q.bias"
 GATE_BIAS: Final = "blk.0.ffn_gate.bias"
 Q_NORM: Final = "blk.0.attn_q_norm.weight"
+LATENT_BIAS: Final = "blk.0.attn_kv_a_mqa.bias"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,34 @@ _LLAMA_BIASES: Final = {"attention_bias": Q_BIAS, "mlp_bias": GATE_BIAS}
 _LAYER_NORM: Final = "attention.layer_norm_epsilon"
 _NO_HEAD_DIM: Final[dict[str, str | None]] = {"attention.key_length": None}
 _GEMMA_WINDOWS: Final = SOFTCAPS | {"rope.freq_base_swa": "rope_local_base_freq"}
+_LATENTS: Final[dict[str, str | None]] = {
+    "attention.head_count_kv": None,  # 1 in newer files, for the latent
+    "attention.key_length": None,  # what is cached in newer files; a head's in older ones
+    "attention.value_length": None,
+    "attention.key_length_mla": None,
+    "attention.value_length_mla": None,
+    "attention.q_lora_rank": "q_lora_rank",
+    "attention.kv_lora_rank": "kv_lora_rank",
+    "rope.dimension_count": "qk_rope_head_dim",
+    "rope.scaling.yarn_log_multiplier": None,
+    "expert_count": "n_routed_experts",
+    "expert_used_count": "num_experts_per_tok",
+    "expert_feed_forward_length": "moe_intermediate_size",
+    "expert_shared_count": "n_shared_experts",
+    "expert_weights_scale": "routed_scaling_factor",
+    "expert_weights_norm": "norm_topk_prob",
+    "expert_gating_func": None,
+    "expert_group_count": "n_group",
+    "expert_group_used_count": "topk_group",
+    "leading_dense_block_count": "first_k_dense_replace",
+}
+_LATENTS_UNSAID: Final[JSON] = {  # what a file means that does not say so
+    **_SILU,
+    "q_lora_rank": None,
+    "norm_topk_prob": False,
+    "routed_scaling_factor": 1.0,
+    "first_k_dense_replace": 0,
+}
 
 ARCHITECTURES: Final[Mapping[str, Architecture]] = {
     "llama": Architecture("LlamaForCausalLM", constants=_SILU, said_by=_LLAMA_BIASES),
@@ -169,6 +198,45 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = {
         {"activation": "gelu", "alibi": False, "parallel_attn": True},
         {"bias": "blk.0.attn_qkv.bias"},
     ),
+    "deepseek2": Architecture(
+        "DeepseekV2ForCausalLM",
+        _LATENTS,
+        _LATENTS_UNSAID | {"scoring_func": "softmax"},
+        {"attention_bias": LATENT_BIAS},
+    ),
+    "deepseek3": Architecture(  # "deepseek2" whose experts a sigmoid scores, as files say
+        "DeepseekV3ForCausalLM",
+        _LATENTS,
+        _LATENTS_UNSAID | {"scoring_func": "sigmoid", "topk_method": "noaux_tc"},
+        {"attention_bias": LATENT_BIAS},
+    ),
+    "mamba2": Architecture(
+        "Mamba2ForCausalLM",
+        {
+            "feed_forward_length": None,  # 0, as are the heads
+            "attention.head_count": None,
+            "attention.layer_norm_rms_epsilon": "layer_norm_epsilon",
+            "context_length": None,  # a state has none
+            "ssm.conv_kernel": "conv_kernel",
+            "ssm.inner_size": "intermediate_size",
+            "ssm.state_size": "state_size",
+            "ssm.time_step_rank": "num_heads",
+            "ssm.group_count": "n_groups",
+            **_NO_HEAD_DIM,
+        },
+        _SILU,
+        {"use_bias": "blk.0.ssm_in.bias", "use_conv_bias": "blk.0.ssm_conv1d.bias"},
+    ),
+    "bert": Architecture(
+        "BertModel",
+        {
+            _LAYER_NORM: "layer_norm_eps",
+            "attention.causal": "is_decoder",
+            "attention.head_count_kv": None,
+            **_NO_HEAD_DIM,
+        },
+        {"hidden_act": "gelu"},
+    ),
 }
 # Read by gguf_config itself, or of no weight: what a vocabulary's size is, the embedding tells.
 READ: Final = {
@@ -177,6 +245,9 @@ READ: Final = {
     "rope.scaling.type",
     "rope.scaling.factor",
     "rope.scaling.attn_factor",
+    "rope.scaling.yarn_attn_factor",
+    "rope.scaling.yarn_beta_fast",
+    "rope.scaling.yarn_beta_slow",
     "rope.scaling.original_context_length",
     "rope.scaling.finetuned",
     "vocab_size",

@@ -39,7 +39,7 @@ def config_of(
         )
     prefix = f"{name}."
     own = {key.removeprefix(prefix): value for key, value in metadata.items() if key.startswith(prefix)}
-    architecture = ARCHITECTURES["mixtral" if name == "llama" and own.get("expert_count") else name]
+    architecture = ARCHITECTURES[_kind_of(name, own)]
     config: JSON = {"architectures": [architecture.name], "vocab_size": vocab_size, **architecture.constants}
     for key, value in own.items():
         spelled = architecture.key(key)
@@ -64,8 +64,17 @@ def config_of(
     return config
 
 
+def _kind_of(name: str, own: Metadata) -> str:
+    """Its entry in ARCHITECTURES, where one name of llama.cpp's is two of ours."""
+    if name == "llama" and own.get("expert_count"):
+        return "mixtral"
+    return "deepseek3" if name == "deepseek2" and own.get("expert_gating_func") == SIGMOID else name
+
+
 def _read_heads(own: Metadata, prefix: str, architecture: Architecture, config: JSON) -> None:
-    """The width of a head, and how much of it turns."""
+    """The width of a head, and how much of it turns. Of latents SPECIAL reads it."""
+    if "attention.kv_lora_rank" in own:
+        return
     turning = own.get("rope.dimension_count")
     hidden, heads = own.get("embedding_length"), own.get("attention.head_count")
     head_dim = own.get("attention.key_length")
@@ -110,12 +119,45 @@ def _phi_window(_: Metadata, __: Collection[str], config: JSON) -> None:
         config["sliding_window"] = None
 
 
+def _latents(own: Metadata, _: Collection[str], config: JSON) -> None:
+    """Heads, and what the first files of these architectures left unsaid of the groups of their experts."""
+    key = own.get("attention.key_length_mla", own.get("attention.key_length"))
+    value = own.get("attention.value_length_mla", own.get("attention.value_length"))
+    turning = own.get("rope.dimension_count")
+    if isinstance(key, int) and isinstance(turning, int):
+        config["qk_nope_head_dim"] = key - turning
+    config["v_head_dim"] = value
+    config["num_key_value_heads"] = own.get("attention.head_count")
+    groups, kept = PUBLISHED_GROUPS.get(own.get("expert_count", 0), (1, 1))
+    config.setdefault("n_group", groups)
+    config.setdefault("topk_group", kept)
+    if config["scoring_func"] == "softmax":
+        config["topk_method"] = "greedy" if config["n_group"] == 1 else "group_limited_greedy"
+    multiplier = own.get("rope.scaling.yarn_log_multiplier")
+    if multiplier is not None and "rope_scaling" in config:
+        scale = round(float(_shortest(multiplier)) * 10, 6)  # stored as a tenth of it
+        config["rope_scaling"] |= {"mscale": scale, "mscale_all_dim": scale}
+
+
+def _state_heads(own: Metadata, _: Collection[str], config: JSON) -> None:
+    """The width of a head of states, and how much wider than the model all are."""
+    width, heads, hidden = (
+        own.get(key) for key in ("ssm.inner_size", "ssm.time_step_rank", "embedding_length")
+    )
+    if isinstance(width, int) and isinstance(heads, int) and isinstance(hidden, int) and heads and hidden:
+        config["head_dim"], config["expand"] = width // heads, width / hidden
+
+
+SIGMOID: Final = 2  # of expert_gating_func
+PUBLISHED_GROUPS: Final = {160: (8, 3), 256: (8, 4)}  # by the number of experts: DeepSeek-V2 and V3
 EXPERT_KEYS: Final = ("expert_count", "expert_used_count")  # 0 in files without experts
 SPECIAL: Final[Mapping[str, Callable[[Metadata, Collection[str], JSON], None]]] = {
     "gemma2": _gemma_scale,
     "gemma3": _gemma_scale,
     "falcon": _falcon_kind,
     "phi3": _phi_window,
+    "deepseek2": _latents,
+    "mamba2": _state_heads,
 }
 
 
@@ -145,9 +187,18 @@ def _scaling(
     if kind not in ("linear", "yarn"):
         raise _refusal(f"{prefix}rope.scaling.type", f"is {str(kind)!r:.40}; none, linear and yarn are read")
     scaling = {"rope_type": kind, "factor": _shortest(own.get("rope.scaling.factor"))}
-    if kind == "yarn" and original is not None:
-        scaling["original_max_position_embeddings"] = original
+    if kind == "yarn":
+        config_keys = {key: own.get(f"rope.scaling.{name}") for key, name in YARN_KEYS.items()}
+        scaling |= {key: _shortest(value) for key, value in config_keys.items() if value is not None}
     return scaling
+
+
+YARN_KEYS: Final = {
+    "original_max_position_embeddings": "original_context_length",
+    "attention_factor": "yarn_attn_factor",
+    "beta_fast": "yarn_beta_fast",
+    "beta_slow": "yarn_beta_slow",
+}
 
 
 def _ends(metadata: Metadata) -> JSON:

@@ -27,11 +27,8 @@ class Names:
     layer_prefix: str  # holds one {}
     inert: tuple[str, ...] = ()  # patterns of tensors that may be skipped
     is_grouped: bool = False  # fused q, k, v: the queries of a KV head, its key, its value; then the next one
-    transposed: tuple[str, ...] = ()  # patterns of matrices stored as [K,N]
+    forms: Mapping[str, str] = field(default_factory=dict)  # pattern -> how it is stored: FORMS of unfold
     turned: tuple[str, ...] = ()  # canonical names of fused parts that hold [K,N] of every head
-    flattened: tuple[str, ...] = ()  # patterns of vectors stored with two dims
-    widened: tuple[str, ...] = ()  # patterns of matrices of one row, stored with one dim
-    shifted: tuple[str, ...] = ()  # patterns of vectors stored with 1 added
     renamed: Mapping[str, str] = field(default_factory=dict)  # in the middle of names of some checkpoints
     optional_prefix: str = ""  # of all names but lm_head; some files of the lineage leave it out
     # Tables that are looked up together -> one whose first row all of them gain; the latter is used up
@@ -44,11 +41,7 @@ class Names:
     def changes_tensors(self) -> bool:
         """Whether a checkpoint holds anything in another form than its weights are used in."""
         is_folded = any("[" in name or "{}" in name for name in self.layer.values())
-        changes = (
-            self.transposed, self.flattened, self.widened, self.shifted, self.renamed, self.optional_prefix,
-            self.stacked, self.gains,
-        )  # fmt: skip
-        return is_folded or any(changes)
+        return is_folded or any((self.forms, self.renamed, self.optional_prefix, self.stacked, self.gains))
 
     def checkpoint_name(self, canonical: str) -> str:
         """What the checkpoint calls a canonical name."""

@@ -226,6 +226,7 @@ class ModelSpec:
     has_head: bool = True  # False: an encoder, which has hidden rows and no logits
     embed_scale: float = 1.0
     embed_norm: NormSpec | None = None
+    embed_size: int | None = None  # of the table and the head, where products lead to hidden_size and back
     positions: PositionTableSpec | None = None
     logit_scale: float = 1.0
     logit_softcap: float | None = None  # logits become softcap * tanh(logit / softcap)

@@ -20,6 +20,14 @@ Tensor = (
     Any  # an array of the checkpoint's dtype, or codes that a reader found, which are passed on as they are
 )
 
+FORMS: Final[Mapping[str, Callable[[Tensor], Tensor]]] = {  # how arrays are stored -> as they are used
+    "transposed": lambda x: x.swapaxes(-1, -2) if x.ndim > 1 else x,  # [K,N]; biases are as they are
+    "flattened": lambda x: x.reshape(-1),  # a vector with two dims
+    "widened": lambda x: x[..., None, :],  # without the dim of one that it had before the last
+    "shifted": lambda x: x.astype(np.float32) - 1,  # a vector with 1 added
+    "exponential": lambda x: np.log(-x.astype(np.float64)).astype(np.float32),  # -exp(x)
+}
+JOINED: Final = "joined"  # the matrices of all heads in a stack: codes, too, are then under each other
 _PART: Final = re.compile(r"(.+)\[(.+)\]")
 _OF_EACH_HEAD: Final = frozenset({"attn.q_nope", "attn.q_rope", "attn.k_up", "attn.v_up"})
 
@@ -61,15 +69,13 @@ class _Unfolded(Mapping[str, Tensor]):
 
     def _whole(self, name: str, stored: str) -> Tensor:
         tensor = self._tensors[stored]
-        if any(re.fullmatch(pattern, name) for pattern in self._names.transposed):
-            tensor = _array(tensor, name)
-            tensor = tensor.swapaxes(-1, -2) if tensor.ndim > 1 else tensor
-        if any(re.fullmatch(pattern, name) for pattern in self._names.flattened):
-            tensor = _array(tensor, name).reshape(-1)
-        if any(re.fullmatch(pattern, name) for pattern in self._names.widened):
-            tensor = _array(tensor, name).reshape(1, -1)
-        if any(re.fullmatch(pattern, name) for pattern in self._names.shifted):
-            tensor = _array(tensor, name).astype(np.float32) - 1
+        for pattern, form in self._names.forms.items():
+            if re.fullmatch(pattern, name) is None:
+                continue
+            if form == JOINED:
+                tensor = tensor.reshape(-1, tensor.shape[-1])
+            else:
+                tensor = FORMS[form](_array(tensor, name))
         return tensor
 
     def _split(self, prefix: str, layer: LayerSpec) -> None:
@@ -82,9 +88,9 @@ class _Unfolded(Mapping[str, Tensor]):
                 end = begin + _rows(match[2], layer)
                 rows_before[match[1]] = end
                 whole, groups = self._makers[prefix + match[1]], self._groups(match[2], layer)
-                part = partial(_part, whole, name, groups, begin // groups, end // groups)
+                part = partial(_part, whole, groups, begin // groups, end // groups)
                 is_turned = canonical in self._names.turned
-                self._makers[prefix + name] = partial(_turned, part, groups) if is_turned else part
+                self._makers[prefix + name] = partial(_turned, part, name, groups) if is_turned else part
             elif "{}" in name:
                 self._stack(prefix + name, _rows(canonical, layer) // layer.attention.head_dim)
         for tensor, rows in rows_before.items():
@@ -152,19 +158,19 @@ def _array(tensor: Tensor, name: str) -> Tensor:
     return tensor
 
 
-def _part(whole: Callable[[], Tensor], name: str, groups: int, begin: int, end: int) -> Tensor:
+def _part(whole: Callable[[], Tensor], groups: int, begin: int, end: int) -> Tensor:
     """Rows [begin, end) of every group."""
     tensor = whole()
-    if groups == 1 and not isinstance(tensor, np.ndarray):
-        return tensor.part(begin, end)
-    tensor = _array(tensor, name)
+    if not isinstance(tensor, np.ndarray):
+        firsts = np.arange(groups)[:, None] * (tensor.shape[0] // groups)
+        return tensor.take((firsts + np.arange(begin, end)).reshape(-1))
     grouped = tensor.reshape(groups, -1, *tensor.shape[1:])
     return grouped[:, begin:end].reshape(-1, *tensor.shape[1:])
 
 
-def _turned(part: Callable[[], Tensor], groups: int) -> Tensor:
+def _turned(part: Callable[[], Tensor], name: str, groups: int) -> Tensor:
     """Every head's matrix transposed, those of all heads under each other."""
-    stored = part()
+    stored = _array(part(), name)
     return stored.reshape(groups, -1, stored.shape[1]).swapaxes(1, 2).reshape(-1, len(stored) // groups)
 
 

@@ -28,6 +28,17 @@ def embed(
 
 
 @op(
+    dims="positions[T]:S, weight[U,H] -> y[T,H]",
+    tolerance={"float32": 0.0},
+    flops=lambda _: 0,
+    traffic=lambda d, w: d["T"] * d["H"] * (w.get("weight", 4) + 4),
+)
+def embed_positions(positions: Array, weight: Array, *, offset: int = 0) -> Array:
+    """The learned position of every row, widened to float32, alone: where tokens are projected first."""
+    return np.asarray(weight[positions + offset].astype(np.float32))
+
+
+@op(
     dims="x[T,H], rows[R]:T -> y[R,H]",
     tolerance={"float32": 0.0},
     flops=lambda _: 0,

@@ -4,12 +4,14 @@ Called by engine.build. A reader refuses what it cannot prove harmless, with one
 docs/errors.md, and never runs code from a file.
 """
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from penstock.errors import ModelLoadError
 from penstock.registry import Registry
@@ -32,36 +34,45 @@ class CodedTensor:
     def __getitem__(self, place: tuple[int, slice]) -> "CodedTensor":
         """Rows of one matrix of a stack."""
         index, rows = place
-        _, n, k = self.shape
-        chosen = range(n)[rows]
+        n = self.shape[1]
+        return self.take(index * n + np.arange(n)[rows])
 
-        def moved(part: slice) -> slice:
-            few = chosen[part]
-            first = index * n
-            return slice(first + few.start, first + few.stop, few.step)
+    def take(self, order: NDArray[np.intp]) -> "CodedTensor":
+        """The matrix of these rows, in this order; of a stack, rows count through all its matrices."""
 
-        blocks = self.blocks
+        def window(rows: slice) -> tuple[slice, NDArray[np.intp] | slice]:
+            """What has to be read for them, and which of it they are."""
+            chosen = order[rows]
+            first, end = int(chosen.min()), int(chosen.max()) + 1
+            step = int(chosen[1] - chosen[0]) if len(chosen) > 1 else 1
+            if step > 0 and (np.diff(chosen) == step).all():
+                return slice(first, end, step), slice(None)
+            return slice(first, end), chosen - first
+
+        def decode(rows: slice) -> CodedRows:
+            read, these = window(rows)
+            found = self.decode(read)
+            return found if isinstance(these, slice) else found.take(these)
+
+        def blocks_of(rows: slice) -> CodedBlocks:
+            assert self.blocks is not None, "else this is not called"
+            read, these = window(rows)
+            found = self.blocks(read)
+            return found if isinstance(these, slice) else replace(found, rows=found.rows[these])
+
+        has_blocks = self.blocks is not None
         return CodedTensor(
-            (len(chosen), k),
-            self.format,
-            lambda part: self.decode(moved(part)),
-            None if blocks is None else lambda part: blocks(moved(part)),
+            (len(order), self.shape[-1]), self.format, decode, blocks_of if has_blocks else None
         )
 
-    def part(self, begin: int, end: int) -> "CodedTensor":
-        """Rows [begin, end) of it."""
-
-        def moved(rows: slice) -> slice:
-            first, last, _ = rows.indices(end - begin)
-            return slice(begin + first, begin + last)
-
-        blocks = self.blocks
-        return CodedTensor(
-            (end - begin, self.shape[1]),
-            self.format,
-            lambda rows: self.decode(moved(rows)),
-            None if blocks is None else lambda rows: blocks(moved(rows)),
-        )
+    def reshape(self, *shape: int) -> "CodedTensor":
+        """The rows of a stack as a matrix, or those of a matrix as a stack; -1 is what is left."""
+        num_rows = math.prod(self.shape[:-1])
+        rest = math.prod(size for size in shape[:-1] if size != -1)
+        sizes = tuple(num_rows // rest if size == -1 else size for size in shape[:-1])
+        assert math.prod(sizes) == num_rows, "rows are neither made nor lost"
+        assert shape[-1] == self.shape[-1], "and stay whole"
+        return replace(self, shape=(*sizes, shape[-1]))
 
 
 Tensor = np.ndarray | CodedTensor

@@ -38,9 +38,16 @@ FAMILIES = {  # golden -> architecture of GGUF
     "bloom": "bloom",
     "falcon_7b": "falcon",
     "falcon_new": "falcon",
+    "deepseek_v2": "deepseek2",
+    "deepseek_v2_lite": "deepseek2",
+    "deepseek_v3": "deepseek2",
+    "mamba2": "mamba2",
+    "mamba2_groups": "mamba2",
 }
+ENCODERS = ("bert", "roberta", "xlm_roberta")
+OTHER_NAMES = {"deepseek3"}  # "deepseek2" in files
 CONVERTED = {"mixtral", "gemma3", "qwen2moe"}  # "llama" in files; the others in test_llamacpp_converter.py
-PROMPT = {"prompt_token_ids": [5, 9, 30, 77, 12, 60, 61, 3, 8, 99]}
+PROMPT = {"prompt_token_ids": [5, 9, 30, 77, 12, 60, 61, 3, 8, 90]}
 GREEDY = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
 
 
@@ -56,8 +63,15 @@ def answer(model: Path, **options) -> list[int]:
 
 def folder_of(golden: str, tmp_path: Path) -> Path:
     """The golden, with a tokenizer that has its ids."""
-    folder = shutil.copytree(GOLDENS / golden, tmp_path / golden)
-    size = json.loads((folder / "config.json").read_text())["vocab_size"]
+    kind = "encoders" if golden in ENCODERS else "parity"
+    folder = shutil.copytree(GOLDENS.parent / kind / golden, tmp_path / golden)
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("time_step_limit", None)  # what no file can say
+    scaling = config.get("rope_parameters") or {}
+    if "mscale_all_dim" in scaling:
+        scaling["mscale"] = scaling["mscale_all_dim"]  # files have one for both
+    (folder / "config.json").write_text(json.dumps(config))
+    size = config["vocab_size"]
     added = [
         {"id": i, "content": f"t{i}", "special": False, "normalized": False, "single_word": False,
          "lstrip": False, "rstrip": False} for i in range(size)
@@ -68,7 +82,7 @@ def folder_of(golden: str, tmp_path: Path) -> Path:
 
 
 def test_every_architecture_of_the_table_is_tried_here():
-    assert set(FAMILIES.values()) | CONVERTED == set(ARCHITECTURES)
+    assert set(FAMILIES.values()) | CONVERTED | OTHER_NAMES | {"bert"} == set(ARCHITECTURES)
 
 
 @pytest.mark.parametrize("golden", FAMILIES)
@@ -80,7 +94,52 @@ def test_a_file_of_floats_answers_as_its_folder(golden, tmp_path):
     assert answer(path) == answer(folder)
 
 
-@pytest.mark.parametrize("golden", ["qwen3_moe", "olmoe", "falcon_new", "pythia", "llama2"])
+@pytest.mark.parametrize("golden", ["deepseek_v2", "deepseek_v2_lite", "deepseek_v3"])
+def test_keys_and_values_in_one_matrix_as_the_first_files_have_them_are_taken_apart(golden, tmp_path):
+    folder = folder_of(golden, tmp_path)
+    path = tmp_path / "model.gguf"
+    write_family(folder, path, "deepseek2", is_first=True)
+
+    assert answer(path) == answer(folder)
+
+
+@pytest.mark.parametrize("golden", ENCODERS)
+def test_an_encoders_file_embeds_as_its_folder(golden, tmp_path):
+    folder = folder_of(golden, tmp_path)
+    path = tmp_path / "model.gguf"
+    write_family(folder, path, "bert", pooling_type=2)
+    vectors = []
+    for model in (path, folder):
+        llm = LLM(str(model), pack_cache=False, threads=1, memory_bytes=64 << 20)
+        vectors.append(llm.embed(PROMPT, use_tqdm=False, pooling="cls")[0].outputs.embedding)
+
+    assert vectors[0] == vectors[1]
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"expert_count": 160}, (8, 3, "group_limited_greedy")),
+        ({"expert_count": 64}, (1, 1, "greedy")),
+        ({"expert_count": 64, "expert_group_count": 4, "expert_group_used_count": 2}, (4, 2)),
+        ({"expert_count": 256, "expert_gating_func": 2}, (8, 4, "noaux_tc")),
+        ({"expert_count": 64, "expert_gating_func": 2}, (1, 1, "noaux_tc")),
+    ],
+)
+def test_groups_of_experts_that_a_file_does_not_say_are_those_that_were_published(keys, expected):
+    from penstock.model.gguf_config import config_of
+
+    metadata = {"general.architecture": "deepseek2", "deepseek2.attention.kv_lora_rank": 512}
+    metadata |= {f"deepseek2.{key}": value for key, value in keys.items()}
+    found = config_of(metadata, vocab_size=8, tensors=frozenset(), rope_factors={})
+
+    assert (found["n_group"], found["topk_group"], found["topk_method"])[: len(expected)] == expected
+    assert (found["q_lora_rank"], found["norm_topk_prob"]) == (None, False)
+
+
+@pytest.mark.parametrize(
+    "golden", ["qwen3_moe", "olmoe", "falcon_new", "pythia", "llama2", "deepseek_v2", "deepseek_v3", "mamba2"]
+)
 def test_codes_of_fused_and_stacked_tensors_are_read_where_they_lie(golden, tmp_path):
     folder = folder_of(golden, tmp_path)
     path = tmp_path / "model.gguf"

@@ -10,9 +10,11 @@ import pytest
 
 import penstock
 from penstock.errors import ModelLoadError
+from penstock.model.build import build
 from penstock.model.decoder import alibi_slopes
 from penstock.model.family import FAMILIES, read_model
 from penstock.model.generation import read_generation
+from penstock.model.passes.fuse import fuse
 from penstock.model.spec import LayerSpec, Mamba2Spec, MoESpec
 
 CHECKPOINTS = Path(__file__).parents[2] / "fixtures" / "checkpoints"
@@ -197,6 +199,21 @@ def test_facts_of_multipliers_and_positions():
     olmo2 = first_layer("olmo-2-1124-7b")
     assert (olmo2.norm_inputs, olmo2.norm_outputs, olmo2.attention.qk_norm_over) == (False, True, "row")
     assert not first_layer("olmo-1b-hf").norm.has_weight
+
+
+def test_embeddings_of_another_width_are_projected_there_and_back():
+    spec = read_model(CHECKPOINTS / "opt-350m")
+    program = fuse(
+        build(spec, weight_format="int8", head_format="bfloat16", kv_dtype="bfloat16", max_context=8)
+    )
+    shapes = {name: use.shape for name, use in program.weights.items()}
+
+    assert (spec.embed_size, spec.layers[0].norm_sums, spec.layers[0].norm_inputs) == (512, True, False)
+    assert shapes["embed"] == shapes["lm_head"] == (50272, 512)
+    assert (shapes["embed_in"], shapes["embed_out"]) == ((1024, 512), (512, 1024))
+    assert shapes["positions"] == (2050, 1024)
+    assert "final_norm" not in shapes
+    assert read_model(CHECKPOINTS / "opt-125m").embed_size is None
 
 
 def test_slopes_between_powers_of_two_are_every_second_one_of_twice_as_many_heads():

@@ -1,7 +1,6 @@
 """A checkpoint's fused, transposed, renamed tensors come out as one tensor for each weight."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +18,8 @@ from penstock.model.spec import (
     RopeSpec,
 )
 from penstock.model.unfold import unfold
+from penstock.weights.coding import CodedRows, Coding
+from penstock.weights.reader import CodedTensor
 
 ATTENTION = AttentionSpec(num_heads=4, num_kv_heads=2, head_dim=2, scale=1.0)
 NORM = NormSpec(1e-5)
@@ -54,7 +55,7 @@ def test_grouped_parts_are_gathered_from_every_kv_head():
 
 def test_transposed_matrices_are_turned_before_they_are_split():
     whole = rows(16)
-    names = replace(NAMES, transposed=(r".*\.weight",))
+    names = replace(NAMES, forms={r".*\.weight": "transposed"})
     tensors = unfold({"m.h.0.qkv.weight": whole.T.copy()}, names, SPEC)
 
     assert np.array_equal(tensors["m.h.0.qkv.weight[attn.v]"], whole[12:])
@@ -70,7 +71,9 @@ def test_gate_and_up_are_halves():
 
 
 def test_vectors_of_each_head_are_joined_and_flattened_ones_are_made_flat():
-    names = replace(with_layer(HF_LLAMA, {"attn.q_norm": "q.{}.weight"}), flattened=(r".*\.k_norm\.weight",))
+    names = replace(
+        with_layer(HF_LLAMA, {"attn.q_norm": "q.{}.weight"}), forms={r".*\.k_norm\.weight": "flattened"}
+    )
     each = {f"model.layers.0.q.{head}.weight": rows(2, 1, head).ravel() for head in range(4)}
     tensors = unfold({**each, "model.layers.0.self_attn.k_norm.weight": rows(2, 2)}, names, SPEC)
 
@@ -116,16 +119,43 @@ def test_a_lineage_that_stores_weights_as_they_are_used_is_handed_on_as_it_is():
     assert unfold(tensors, HF_LLAMA, SPEC) is tensors
 
 
-def test_codes_are_handed_on_whole_or_by_rows_and_not_by_heads():
-    codes = SimpleNamespace(shape=(16, 3), part=lambda begin, end: (begin, end))
-    names = replace(NAMES, optional_prefix="m.")
-    tensors = unfold({"m.h.0.qkv.weight": codes, "m.embed.weight": codes}, names, SPEC)
+def coded(*shape: int) -> CodedTensor:
+    """Codes that say which row they are of."""
+    codes = CodedRows(Coding(8, 32, "scale"), rows(16, 1).astype(np.int8), {"scale": rows(16, 1)})
+    return CodedTensor(shape, "int8", codes.take)
 
-    assert tensors["m.embed.weight"] is codes
-    assert tensors["m.h.0.qkv.weight[attn.k]"] == (8, 12)
-    tensors = unfold({"m.h.0.qkv.weight": codes}, replace(names, is_grouped=True), SPEC)
+
+def test_codes_are_handed_on_whole_or_by_rows_wherever_those_lie():
+    names = replace(NAMES, optional_prefix="m.")
+    whole = coded(16, 1)
+    tensors = unfold({"m.h.0.qkv.weight": whole, "m.embed.weight": whole}, names, SPEC)
+
+    assert tensors["m.embed.weight"] is whole
+    assert tensors["m.h.0.qkv.weight[attn.k]"].decode(slice(None)).codes.ravel().tolist() == [8, 9, 10, 11]
+    tensors = unfold({"m.h.0.qkv.weight": whole}, replace(names, is_grouped=True), SPEC)
+    query = tensors["m.h.0.qkv.weight[attn.q]"]
+
+    assert query.shape == (8, 1)
+    assert query.decode(slice(None)).codes.ravel().tolist() == [0, 1, 2, 3, 8, 9, 10, 11]
+    assert query.decode(slice(3, 6)).parts["scale"].ravel().tolist() == [3, 8, 9]
+    names = replace(names, forms={r".*\.weight": "transposed"})
     with pytest.raises(ModelLoadError, match="stored as codes"):
-        tensors["m.h.0.qkv.weight[attn.q]"]
+        unfold({"m.embed.weight": whole}, names, SPEC)["m.embed.weight"]
+
+
+def test_stored_forms_are_undone():
+    stack = rows(6, 2).reshape(2, 3, 2)
+    forms = {"m.a": "exponential", "m.b": "widened", "m.c": "widened", "m.d": "joined", "m.e": "joined"}
+    logs = np.float32([-2.5, 0, 1.25])
+    stored = {"m.a": -np.exp(logs), "m.b": logs, "m.c": rows(4), "m.d": stack, "m.e": coded(2, 8, 1)}
+    tensors = unfold(stored, replace(NAMES, forms=forms), SPEC)
+
+    np.testing.assert_allclose(tensors["m.a"], logs, rtol=1e-6, atol=1e-7)
+    assert tensors["m.a"].dtype == np.float32
+    assert tensors["m.b"].shape == (1, 3)
+    assert tensors["m.c"].shape == (4, 1, 3)
+    assert np.array_equal(tensors["m.d"], stack.reshape(6, 2))
+    assert tensors["m.e"].shape == (16, 1)
 
 
 EXPERTS = replace(

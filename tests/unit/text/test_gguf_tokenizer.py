@@ -9,7 +9,8 @@ import pytest
 from tokenizers import Tokenizer
 
 from penstock.errors import ModelLoadError
-from penstock.text.gguf_tokenizer import CONTROL, SPACE, UNKNOWN, USER_DEFINED, tokenizer_of
+from penstock.text.gguf_tokenizer import tokenizer_of
+from penstock.text.gguf_vocabulary import CONTROL, SPACE, UNKNOWN, USER_DEFINED
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "tokenizers"
 NORMAL, BYTE = 1, 6
@@ -181,7 +182,9 @@ def test_no_space_is_put_first_where_the_file_says_so():
     ("change", "why"),
     [
         ({"tokenizer.ggml.pre": "unheard-of"}, "splits texts"),
-        ({"tokenizer.ggml.model": "t5"}, "of the kind"),
+        ({"tokenizer.ggml.model": "rwkv"}, "of the kind"),
+        ({"tokenizer.ggml.model": ["gpt2"]}, "of the kind"),
+        ({"tokenizer.ggml.pre": ["gpt-2"]}, "splits texts"),
         ({"tokenizer.ggml.merges": None}, "no merges"),
         ({"tokenizer.ggml.merges": ["a b c"]}, "not two tokens"),
         ({"tokenizer.ggml.tokens": []}, "no tokenizer"),

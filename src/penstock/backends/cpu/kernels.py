@@ -31,6 +31,13 @@ def _embed(low: "Lowering", call: Call) -> None:
     low.native.embed(table, dtype, *place, low.floats(call, table.shape[1]))
 
 
+def _embed_positions(low: "Lowering", call: Call) -> None:
+    positions, weight = call.inputs
+    assert positions == "step.positions"
+    table, dtype = low.embedding(weight)
+    low.native.embed_positions(table, dtype, call.attrs["offset"], low.floats(call, table.shape[1]))
+
+
 def _norm(low: "Lowering", call: Call) -> None:
     x, weight, bias = call.inputs
     _normed(low, call, x, weight, bias)
@@ -275,6 +282,7 @@ CPU: Mapping[str, Lower] = {
     "route": _route,
     "expert_mlp": _expert_mlp,
     "embed": _embed,
+    "embed_positions": _embed_positions,
     "norm": _norm,
     "norm_add": _norm_add,
     "norm_operand": _norm,

@@ -304,7 +304,7 @@ class Lowering:
         rows = self._limits.max_logit_rows if call.output in logit_rows else self._limits.max_rows
         if name in ("linear", "linear_add", "heads_linear"):
             width = self._program.weights[_weight_name(call.inputs[1])].shape[0]
-        elif name == "embed":
+        elif name in ("embed", "embed_positions"):
             width = self._program.weights[_weight_name(call.inputs[1])].shape[1]
         elif name in ("split_rope_write", "latent_rope_write"):
             width = attrs["num_heads"] * padded_dim(attrs["head_dim"])

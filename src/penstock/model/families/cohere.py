@@ -14,7 +14,7 @@ from penstock.model.spec import LayerSpec, ModelSpec
 
 ROPE: Final = RopeKeys(default_theta=500000.0, default_max_position=8192, interleaved=True)
 DEFAULT_LOGIT_SCALE: Final = 0.0625
-NAMES: Final = replace(HF_LLAMA, flattened=(r".*\.[qk]_norm\.weight",))  # [heads, head_dim]
+NAMES: Final = replace(HF_LLAMA, forms={r".*\.[qk]_norm\.weight": "flattened"})  # [heads, head_dim]
 
 
 @family("CohereForCausalLM", names=NAMES)

@@ -25,7 +25,7 @@ NAMES: Final = Names(
     },
     layer_prefix="transformer.h.{}.",
     inert=(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)",),  # the causal mask
-    transposed=(r".*\.(c_attn|c_proj|c_fc)\.weight",),
+    forms={r".*\.(c_attn|c_proj|c_fc)\.weight": "transposed"},
     optional_prefix="transformer.",
 )
 

@@ -22,7 +22,7 @@ NAMES: Final = replace(
     | stacked_experts("mlp.experts", EXPERTS, "_bias")
     | {f"{name}_blocks": parts for name, parts in STACKED.items()},  # of codes, not turned
     takes_turns=True,
-    transposed=(r".*\.mlp\.experts\.(gate_up|down)_proj",),
+    forms={r".*\.mlp\.experts\.(gate_up|down)_proj": "transposed"},
 )
 ROPE: Final = RopeKeys(default_theta=150_000.0)
 DEFAULT_WINDOW: Final = 128

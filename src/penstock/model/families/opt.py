@@ -1,10 +1,14 @@
-"""OPT: learned positions from row 2 on, LayerNorm, ReLU; Galactica has its shape. arXiv:2205.01068."""
+"""OPT: learned positions from row 2 on, LayerNorm, ReLU; Galactica has its shape. arXiv:2205.01068.
+
+opt-350m norms the residual stream itself, and its embedding is half as wide, with a product before the first
+layer and one after the last.
+"""
 
 import math
 from typing import Final
 
 from penstock.model.config_reader import ConfigReader
-from penstock.model.decoder import SizeKeys, make_model, read_activation, read_sizes
+from penstock.model.decoder import MAX_WIDTH, SizeKeys, make_model, read_activation, read_sizes
 from penstock.model.family import family
 from penstock.model.names import Names, plain
 from penstock.model.rope import MAX_ANGLE
@@ -19,6 +23,8 @@ NAMES: Final = Names(
         "positions": "model.decoder.embed_positions.weight",
         **plain(final_norm="model.decoder.final_layer_norm"),
         "lm_head": "lm_head.weight",
+        "embed_in": "model.decoder.project_in.weight",
+        "embed_out": "model.decoder.project_out.weight",
     },
     layer={
         **plain(attn_norm="self_attn_layer_norm", mlp_norm="final_layer_norm"),
@@ -32,12 +38,11 @@ NAMES: Final = Names(
 
 @family("OPTForCausalLM", names=NAMES)
 def opt(config: ConfigReader) -> ModelSpec:
-    """opt-350m, which norms after the residual sum and projects its embeddings, is refused."""
     config.ignore("dropout", "activation_dropout", "layerdrop", "init_std", why="how it was trained")
     config.ignore("prefix", why="text that a tokenizer puts first")
     sizes = read_sizes(config, KEYS)
-    config.expect("do_layer_norm_before", True, why="norms of the residual stream itself (opt-350m) are not")
-    config.expect("word_embed_proj_dim", sizes.hidden, why="embeddings of another width are not projected")
+    is_norm_first = config.get("do_layer_norm_before", bool, True)
+    embed_size = config.get("word_embed_proj_dim", int, sizes.hidden, most=MAX_WIDTH)
     config.expect("_remove_final_layer_norm", False, why="checkpoints without the last norm are not")
     has_bias = config.get("enable_bias", bool, True)
     has_affine = config.get("layer_norm_elementwise_affine", bool, True)
@@ -45,7 +50,8 @@ def opt(config: ConfigReader) -> ModelSpec:
     scale = 1 / math.sqrt(sizes.head_dim)
     attention = AttentionSpec(**sizes.heads, scale=scale, qkv_bias=has_bias, o_bias=has_bias)
     act = read_activation(config, "activation_function", "relu")
-    layer = LayerSpec(attention, MLPSpec(sizes.inner, act, bias=has_bias, is_gated=False), norm)
+    mlp = MLPSpec(sizes.inner, act, bias=has_bias, is_gated=False)
+    layer = LayerSpec(attention, mlp, norm, norm_inputs=is_norm_first, norm_sums=not is_norm_first)
     length = config.get("max_position_embeddings", int, most=MAX_ANGLE)
     return make_model(
         config,
@@ -55,4 +61,5 @@ def opt(config: ConfigReader) -> ModelSpec:
         max_context=length,
         ties_by_default=True,
         positions=PositionTableSpec(length + OFFSET, OFFSET),
+        embed_size=None if embed_size == sizes.hidden else embed_size,
     )
