@@ -18,6 +18,7 @@ from penstock.step import StepInput, StepOutput
 native = pytest.importorskip("penstock._native", reason="this build has no native backend")
 
 LINEAR_SUMS_DEPEND_ON_ROWS, KV_SPLIT_DEPENDS_ON_CONTEXT = 1, 2
+STATES = ("mamba2", "mamba2_groups")  # which have no keys to split; what goes wrong there is a state
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def lines_of(loaded, circumstances, **size):
     return differences(alone, run_mix({1: loaded}, mix, circumstances).outcomes)
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [*MODELS, *STATES])
 def test_sums_that_depend_on_the_number_of_rows_are_noticed(engines: Engines, model, set_break):
     loaded = engines(model)[1]
     circumstances = Circumstances(max_requests=6, max_step_tokens=64)
@@ -54,9 +55,10 @@ def test_a_kv_split_that_depends_on_the_context_is_noticed(engines: Engines, mod
     assert any("logits" in line for line in lines_of(loaded, circumstances, num_asks=2, num_long=1))
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [*MODELS, *STATES])
 def test_the_logits_of_rows_show_a_sum_that_depends_on_their_number(engines: Engines, model, set_break):
-    sequences = KnownSequences(engines(model)[1], [3, 4], extra=1)
+    lengths = [64, 128] if model in STATES else [3, 4]
+    sequences = KnownSequences(engines(model)[1], lengths, extra=1)
     sequences.fill()
     set_break(LINEAR_SUMS_DEPEND_ON_ROWS)
 
@@ -119,6 +121,27 @@ def test_a_sampler_that_sees_its_neighbours_is_noticed(engines: Engines, alter):
     alone = run_alone(whole, mix)
     run = run_mix({1: broken}, mix, Circumstances())
 
+    assert any("token_ids" in line for line in differences(alone, run.outcomes))
+
+
+@pytest.mark.parametrize("model", STATES)
+def test_a_state_that_is_taken_from_a_neighbour_is_noticed(engines: Engines, model):
+    whole = engines(model)[1]
+    steps = []
+
+    def states_of_neighbours(step: StepInput) -> StepInput:
+        steps.append(len(step.context_len))
+        tables = step.block_tables
+        if len(steps) % 2 and len(step.context_len) > 1:
+            tables = tuple(np.roll(table, 1, axis=0) for table in tables)
+        return replace(step, block_tables=tables)
+
+    mix = [Ask((5 + i, 9, 9), SamplingParams(max_tokens=12, seed=i, ignore_eos=True)) for i in range(4)]
+    alone = run_alone(whole, mix)
+    broken = replace(whole, executor=_Altered(whole.executor, states_of_neighbours))
+    run = run_mix({1: broken}, mix, Circumstances())
+
+    assert max(steps) > 1
     assert any("token_ids" in line for line in differences(alone, run.outcomes))
 
 

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+from tests.exactness.checkpoints import SHAPES, write_checkpoint
 
 from penstock.bench.quality import log_softmax, measure
 from penstock.cli.main import main
@@ -54,3 +55,11 @@ def test_the_verb_prints_a_row_for_each_setting(tmp_path, capsys) -> None:
     printed = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert len(rows) == len(printed) > 12
     assert rows[0]["setting"] == {} and rows[0]["kl"] == 0
+
+
+def test_settings_of_keys_and_values_are_left_out_where_a_model_keeps_states(tmp_path) -> None:
+    folder = write_checkpoint(tmp_path / "states", SHAPES["mamba2"])
+    settings = [{"kv_dtype": "int8"}, {"weights": "int8"}]
+    rows = list(measure(str(folder), TEXT, settings, max_tokens=20))
+
+    assert [row.setting for row in rows] == [{}, {"weights": "int8"}]

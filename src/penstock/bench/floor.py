@@ -4,10 +4,14 @@ Used by the bench verbs. Knows no clock: what was measured is handed in.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 from penstock.backends.cpu.probe import Measured
+from penstock.kv.codec import CODECS
 from penstock.model.program import Call, Program
 from penstock.weights.format import FORMATS
+
+STATE_VALUE_BYTES: Final = 4  # float32, whatever the weights are
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,8 @@ def floor_of(
 ) -> Floor:
     """Of one step of `num_rows` rows that attend to `context` tokens each on average.
 
-    Weights, keys and values count as traffic, once each: activations of a step stay in caches. Products
+    Weights, keys and values count as traffic, once each, and states twice, since a step reads and writes the
+    one of every request, however long its text is. Activations of a step stay in caches. Products
     with int8 or int4 weights count against the measured int8 peak, all else against the fp32 peak. Both
     peaks are of the vector units, so that a machine with AMX may do better than a compute floor.
     """
@@ -62,10 +67,10 @@ def _weight_bytes(program: Program, num_logit_rows: int) -> float:
 
 
 def _kv_bytes(program: Program, num_requests: int, context: int) -> float:
-    element_bytes = {"float32": 4, "bfloat16": 2}
-    moved = 0
+    moved = sum(2 * STATE_VALUE_BYTES * state.values_per_block for state in program.state_layers)
     for kv in program.kv_layers:
         window = program.kv_groups[kv.group].window
         num_tokens = context if window is None else min(context, window)
-        moved += kv.values_per_token * element_bytes[kv.dtype] * num_tokens
+        token_bytes = CODECS[kv.dtype].bytes_per_token(kv.head_dim, has_values=not kv.latent_dim)
+        moved += kv.num_kv_heads * token_bytes * num_tokens
     return float(moved * num_requests)

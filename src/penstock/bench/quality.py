@@ -54,13 +54,17 @@ class Quality:
 def measure(
     model: str, text: str, settings: Sequence[Options] = SETTINGS, *, max_tokens: int = 1536
 ) -> Iterator[Quality]:
-    """The model as it is first, then with each setting."""
+    """The model as it is first, then with each setting; without those of a cache that it does not have."""
     exact: NDArray[np.float64] | None = None
+    keeps_states = False
     for setting in (CHECKPOINT, *settings):
+        if keeps_states and "kv_dtype" in setting:
+            continue
         loaded = load_model(model, _config(setting))
         tokens = np.array(loaded.tokenizer.encode(text), np.int32)[: min(max_tokens, loaded.plan.max_context)]
         rows = log_softmax(logits(loaded, tokens))
         exact = rows if exact is None else exact
+        keeps_states = not loaded.program.kv_layers
         yield compared(setting, loaded, tokens, exact, rows)
 
 

@@ -66,7 +66,7 @@ def make_plan(config: EngineConfig, spec: ModelSpec, facts: Facts, machine: Mach
         contract = activations
     dtype = "float32" if contract == "float32" else "bfloat16"
     reasons["dtype"] = f"follows the {contract} arithmetic"
-    kv_dtype = _kv_dtype(config, dtype, reasons)
+    kv_dtype = _kv_dtype(config, spec, dtype, reasons)
     reasons["kv_dtype"] += _latents(spec)
     own = weight_format if facts.code_formats else facts.checkpoint_dtype
     has_own_weights = weight_format in (own, "float32") and contract != "int8"
@@ -229,7 +229,15 @@ def _activations(config: EngineConfig, facts: Facts, weight_format: str, reasons
     return "int8"
 
 
-def _kv_dtype(config: EngineConfig, dtype: str, reasons: dict[str, str]) -> str:
+def _kv_dtype(config: EngineConfig, spec: ModelSpec, dtype: str, reasons: dict[str, str]) -> str:
+    if all(group.is_state for group in spec.kv_groups()):
+        if config.kv_dtype != "auto":
+            raise ConfigError(
+                f"kv_dtype {config.kv_dtype!r}: this model keeps states, which are float32, and neither keys "
+                f"nor values. Leave it out."
+            )
+        reasons["kv_dtype"] = "of no account: the model keeps states, which are float32"
+        return dtype
     if config.kv_dtype == "auto":
         reasons["kv_dtype"] = "that of the attention: nothing is lost"
         return dtype

@@ -9,6 +9,7 @@ from penstock.model.spec import (
     AttentionSpec,
     LatentAttentionSpec,
     LayerSpec,
+    Mamba2Spec,
     MLPSpec,
     ModelSpec,
     NormSpec,
@@ -95,6 +96,14 @@ def test_int8_keys_and_values_are_lossy_and_say_so() -> None:
     assert made.reasons["kv_dtype"] == "--kv-dtype int8: lossy"
     assert "int8 keys and values approximately" in made.reasons["is_faithful"]
     assert plan().is_faithful
+
+
+def test_a_dtype_of_keys_and_values_is_refused_where_there_are_none() -> None:
+    mixer = Mamba2Spec(4, 16, 32, 1, 4, NormSpec(1e-5))
+    model = replace(spec(), layers=(replace(spec().layers[0], mixer=mixer, mlp=None),) * 2)
+
+    assert "states" in plan(model).reasons["kv_dtype"]
+    refusal(ConfigError, "kv_dtype 'int8'", "states", "Leave it out", model=model, kv_dtype="int8")
 
 
 @pytest.mark.parametrize("kv_dtype", ["bfloat16", "fp8"])
