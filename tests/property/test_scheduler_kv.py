@@ -158,7 +158,7 @@ class World:
             table = self.kv._tables[request.request_id]
             assert table.num_places * self.block_size >= request.num_computed_tokens, "I6"
             assert 0 <= request.num_computed_tokens < len(request.tokens), "I6"
-        for request in self.scheduler._waiting.values():
+        for request in self.scheduler._waiting:
             assert request.num_computed_tokens == 0
             assert request.request_id not in self.kv._tables
 
@@ -184,7 +184,7 @@ class World:
         admitted = [self.requests[i] for i in self.scheduler._running if i not in before]
         if self.policy == "fcfs":
             for late in admitted:
-                for early in self.scheduler._waiting.values():
+                for early in self.scheduler._waiting:
                     may_wait = early.params.prompt_logprobs is not None or early.num_preemptions
                     if early.arrival_s < late.arrival_s and not may_wait:
                         assert self.kv.find_prefix(early).is_growing, "I8: overtaken"

@@ -14,6 +14,7 @@ from penstock.kv.manager import KVManager
 from penstock.request import Request
 from penstock.scheduler.budget import Budget
 from penstock.scheduler.policy import SchedulingPolicy
+from penstock.scheduler.waiting_line import WaitingLine
 from penstock.step import Drawn, RequestDelta, Schedule, ScheduledRequest
 
 
@@ -24,6 +25,14 @@ class Guidance(Enum):
     COMPLETE = "complete"  # the text is whole with it, and nothing may follow
     STUCK = "stuck"  # it fits, and nothing can follow
     REFUSED = "refused"  # it does not fit: nothing was allowed
+
+
+class _Turn(Enum):
+    """What came of it when it was a waiting request's turn."""
+
+    TAKEN = "taken"
+    PASSED = "passed"  # it stays, and others may go before it
+    NO_ROOM = "no room"  # it stays, and nobody may
 
 
 class _End(NamedTuple):
@@ -93,7 +102,8 @@ class Scheduler:
         self._find_stop = find_stop
         self._guide = guide
         self._requests: dict[str, Request] = {}
-        self._waiting: dict[str, Request] = {}
+        self._waiting: WaitingLine[Request] = WaitingLine()
+        self._waiting.order_by(policy, 0.0)
         self._running: dict[str, Request] = {}  # longest-running first
         self._unsettled: Schedule | None = None  # given out, not yet updated
         self.num_preemptions = 0
@@ -125,7 +135,7 @@ class Scheduler:
     @property
     def has_ready(self) -> bool:
         """Whether a step has something to do: not all that is here waits for its grammar."""
-        return bool(self._running) or any(request.is_ready for request in self._waiting.values())
+        return bool(self._running) or any(request.is_ready for request in self._waiting)
 
     def add(self, request: Request) -> None:
         """Queue a request. Refused: an id in use, and what can never fit (ContextLengthError)."""
@@ -148,7 +158,7 @@ class Scheduler:
                 param="input",
             )
         self._requests[request.request_id] = request
-        self._waiting[request.request_id] = request
+        self._waiting.add(request, request.arrival_s)
 
     def abort(self, request_id: str) -> RequestDelta | None:
         """End a request in whatever state it is; its blocks are free at once. None: it has ended before."""
@@ -293,36 +303,45 @@ class Scheduler:
 
     def _admit_waiting(self, budget: Budget, chosen: dict[str, ScheduledRequest], now_s: float) -> None:
         """In the policy's order, until the first that has no room: nobody overtakes it to take the blocks."""
-        if len(self._running) >= self._max_requests or budget.tokens == 0:
-            return
-        policy = self._policy
-        for request in sorted(self._waiting.values(), key=lambda r: policy.admission_key(r, now_s)):
-            if len(self._running) >= self._max_requests or budget.tokens == 0:
-                return
-            if not request.is_ready:
-                continue
-            hit = self._kv.find_prefix(request)
-            if hit.is_growing:
-                continue  # what it would compute is being computed: next step it takes it over
-            owes = owes_rows(request)
-            offer = budget.offer(len(request.tokens) - hit.num_tokens, num_to_serve=0, owes_rows=owes)
-            if offer == 0:
-                continue  # prompt rows are rationed: another request has this step's share
-            if self._computes_whole and offer < len(request.tokens):
-                continue  # it begins the next step, when the budget is whole
-            num_tokens = min(offer, self._kv.max_new_tokens(request, hit))
-            if num_tokens == 0 or (self._computes_whole and num_tokens < offer):
-                return
-            if not self._kv.has_room(request, hit, self._running.values()):
-                return
-            if not self._kv.allocate(request, num_tokens, hit):
-                return
-            request.num_computed_tokens = hit.num_tokens
-            if request.first_scheduled_s is None:
-                request.first_scheduled_s = now_s
-                request.num_cached_tokens = hit.num_tokens
-            self._running[request.request_id] = self._waiting.pop(request.request_id)
-            self._choose(request, num_tokens, budget, chosen, owes=owes)
+        stay: list[Request] = []
+        while self._waiting and len(self._running) < self._max_requests and budget.tokens > 0:
+            request = self._waiting.pop(now_s)
+            turn = self._admit(request, budget, chosen, now_s)
+            if turn is not _Turn.TAKEN:
+                stay.append(request)
+            if turn is _Turn.NO_ROOM:
+                break
+        for request in stay:
+            self._waiting.add(request, now_s)
+
+    def _admit(
+        self, request: Request, budget: Budget, chosen: dict[str, ScheduledRequest], now_s: float
+    ) -> _Turn:
+        if not request.is_ready:
+            return _Turn.PASSED
+        hit = self._kv.find_prefix(request)
+        if hit.is_growing:
+            return _Turn.PASSED  # what it would compute is being computed: next step it takes it over
+        owes = owes_rows(request)
+        offer = budget.offer(len(request.tokens) - hit.num_tokens, num_to_serve=0, owes_rows=owes)
+        if offer == 0:
+            return _Turn.PASSED  # prompt rows are rationed: another request has this step's share
+        if self._computes_whole and offer < len(request.tokens):
+            return _Turn.PASSED  # it begins the next step, when the budget is whole
+        num_tokens = min(offer, self._kv.max_new_tokens(request, hit))
+        if num_tokens == 0 or (self._computes_whole and num_tokens < offer):
+            return _Turn.NO_ROOM
+        if not self._kv.has_room(request, hit, self._running.values()):
+            return _Turn.NO_ROOM
+        if not self._kv.allocate(request, num_tokens, hit):
+            return _Turn.NO_ROOM
+        request.num_computed_tokens = hit.num_tokens
+        if request.first_scheduled_s is None:
+            request.first_scheduled_s = now_s
+            request.num_cached_tokens = hit.num_tokens
+        self._running[request.request_id] = request
+        self._choose(request, num_tokens, budget, chosen, owes=owes)
+        return _Turn.TAKEN
 
     def _choose(
         self,
@@ -365,13 +384,13 @@ class Scheduler:
         """Its blocks are free, its tokens stay: recomputing them gives the same bits."""
         self._kv.free(request)
         del self._running[request.request_id]
-        self._waiting[request.request_id] = request
         request.num_computed_tokens = 0
         request.num_preemptions += 1
+        self._waiting.add(request, request.arrival_s)
         self.num_preemptions += 1
 
     def _end(self, request: Request) -> None:
         self._kv.free(request)
         del self._requests[request.request_id]
-        self._waiting.pop(request.request_id, None)
+        self._waiting.discard(request.request_id)
         self._running.pop(request.request_id, None)

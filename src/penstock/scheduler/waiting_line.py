@@ -1,6 +1,6 @@
 """Those who wait, in a policy's order, however many: joining, leaving and the next one's turn cost O(log n).
 
-Used by whoever keeps a long queue (the dispatcher of a server). Plain state; no clock: the time is told.
+Used by who keeps a long queue: the scheduler, and the dispatcher of a server. Plain state; the time is told.
 """
 
 import heapq

@@ -1,5 +1,7 @@
 """Scheduler: budgets, order, preemption, ends, and refusals."""
 
+from unittest.mock import Mock
+
 import msgspec
 import pytest
 from tests.fakes.model import (
@@ -14,6 +16,7 @@ from tests.fakes.model import (
 )
 
 from penstock.errors import ConfigError, ContextLengthError, EngineError, InvalidRequestError
+from penstock.scheduler.policy import POLICIES
 from penstock.scheduler.scheduler import Scheduler, accept
 from penstock.step import Drawn, Schedule, ScheduledRequest
 
@@ -461,3 +464,18 @@ def test_drafts_on_a_state_are_refused_by_name():
 
     with pytest.raises(EngineError, match="without speculation"):
         scheduler.update(drafted, [Drawn((1,))])
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_whoever_waits_behind_is_not_looked_at_when_one_is_admitted(name):
+    policy = Mock(wraps=POLICIES[name]())
+    scheduler = Scheduler(make_kv(num_blocks=40), policy, max_step_tokens=8, max_requests=4)
+    for i in range(2_000):
+        scheduler.add(make_request(f"r{i:04}", [i, i + 1], max_tokens=3, arrival_s=i / 1000))
+    policy.admission_key.reset_mock()
+    num_steps = 60
+    for _ in range(num_steps):
+        step(scheduler)
+
+    assert len(scheduler.requests) < 1_950
+    assert policy.admission_key.call_count <= 2 * num_steps
