@@ -73,45 +73,62 @@ PENSTOCK_INLINE Lanes code_at(Raw v, float bias) {
 template <int kBitsOfCode>
 struct CodeLine;
 
+#if defined(__AVX512F__)
+// What sixteen codes of four bits stand for, all exact in bf16: looked up by the lowest bits of a lane, or of
+// its upper half, where the bf16 is the float.
+struct CodeTable {
+    __m512 floats;
+    __m512i upper;  // 32 words: the fifth bit of an index belongs to the next code
+
+    explicit CodeTable(__m512 values) : floats(values) {
+        const __m256i words = _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(values), 16));
+        upper = _mm512_broadcast_i64x4(words);
+    }
+};
+PENSTOCK_INLINE Lanes by_low_bits(const CodeTable& t, Raw v) { return _mm512_permutexvar_ps(v, t.floats); }
+PENSTOCK_INLINE Lanes by_high_bits(const CodeTable& t, Raw v) {
+    return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaaU, v, t.upper));
+}
+#endif
+
 // 64 bytes as stored: four bytes of a column, each a low and a high nibble.
 template <>
 struct CodeLine<4> {
     static constexpr int kBits = 4;
     static constexpr int kLines = 8;  // of 64 k
-    Raw raw, high;                    // high: from bit 20 on
+    Raw raw, shifted;
     float bias;
 #if defined(__AVX512F__)
-    __m512 table;
+    // From bit 12 on: then four codes lie where one lookup finds them. The others go through the mantissa,
+    // because lookups and shifts share two of the four pipes.
+    static constexpr int kShift = 12;
+    CodeTable table;
+    explicit CodeLine(int32_t b)
+        : bias(static_cast<float>(b)),
+          table(_mm512_cvtepi32_ps(
+              _mm512_sub_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                               _mm512_set1_epi32(b)))) {}
+#else
+    static constexpr int kShift = 20;
+    explicit CodeLine(int32_t b) : bias(static_cast<float>(b)) {}
 #endif
-    explicit CodeLine(int32_t b) : bias(static_cast<float>(b)) {
-#if defined(__AVX512F__)
-        const __m512i codes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-        table = _mm512_cvtepi32_ps(_mm512_sub_epi32(codes, _mm512_set1_epi32(b)));
-#endif
-    }
     PENSTOCK_INLINE void read(CodeLine& line, const std::byte* p) {
         line.raw = raw_load(p);
-        line.high = raw_shift(line.raw, 20);
-    }
-    PENSTOCK_INLINE Lanes lowest(const CodeLine& line, Raw v) {
-#if defined(__AVX512F__)
-        return _mm512_permutexvar_ps(v, line.table);
-#else
-        return code_at<4, 0>(v, line.bias);
-#endif
+        line.shifted = raw_shift(line.raw, kShift);
     }
     // Nibble i of the lane: byte i / 2, low or high.
     template <int i>
     PENSTOCK_INLINE Lanes code(const CodeLine& line) {
-        if constexpr (i == 0) {
-            return lowest(line, line.raw);
-        } else if constexpr (i == 5) {
-            return lowest(line, line.high);
-        } else if constexpr (i < 5) {
-            return code_at<4, 4 * i>(line.raw, line.bias);
-        } else {
-            return code_at<4, 4 * (i - 5)>(line.high, line.bias);
-        }
+#if defined(__AVX512F__)
+        if constexpr (i == 0) return by_low_bits(line.table, line.raw);
+        if constexpr (i == 3) return by_low_bits(line.table, line.shifted);
+        if constexpr (i == 4) return by_high_bits(line.table, line.raw);
+        if constexpr (i == 7) return by_high_bits(line.table, line.shifted);
+#endif
+        constexpr bool is_shifted =
+            4 * i + 4 > 20 || 4 * i >= kShift;  // else it lies in the mantissa as it is
+        constexpr int kAt = is_shifted ? 4 * i - kShift : 4 * i;
+        return code_at<4, kAt>(is_shifted ? line.shifted : line.raw, line.bias);
     }
 };
 
@@ -137,20 +154,29 @@ struct E2M1Line {
     static constexpr int kBits = 4;
     Raw raw;
 #if defined(__AVX512F__)
-    __m512 table;
+    Raw by4, by8, by12;
+    CodeTable table;
     explicit E2M1Line(int32_t) : table(_mm512_loadu_ps(kE2M1)) {}
+    PENSTOCK_INLINE void read(E2M1Line& line, const std::byte* p) {
+        line.raw = raw_load(p);
+        line.by4 = raw_shift(line.raw, 4);
+        line.by8 = raw_shift(line.raw, 8);
+        line.by12 = raw_shift(line.raw, 12);
+    }
 #elif defined(__AVX2__)
     __m256 table;
     explicit E2M1Line(int32_t) : table(_mm256_loadu_ps(kE2M1)) {}
+    PENSTOCK_INLINE void read(E2M1Line& line, const std::byte* p) { line.raw = raw_load(p); }
 #else
     explicit E2M1Line(int32_t) {}
-#endif
     PENSTOCK_INLINE void read(E2M1Line& line, const std::byte* p) { line.raw = raw_load(p); }
+#endif
     // Nibble i of the lane: byte i / 2, low or high.
     template <int i>
     PENSTOCK_INLINE Lanes code(const E2M1Line& line) {
 #if defined(__AVX512F__)
-        return _mm512_permutexvar_ps(i == 0 ? line.raw : raw_shift(line.raw, 4 * i), line.table);
+        const Raw v = i % 4 == 0 ? line.raw : i % 4 == 1 ? line.by4 : i % 4 == 2 ? line.by8 : line.by12;
+        return i < 4 ? by_low_bits(line.table, v) : by_high_bits(line.table, v);
 #elif defined(__AVX2__)
         const __m256i at = i == 0 ? line.raw : raw_shift(line.raw, 4 * i);  // by its lowest three bits
         const __m256i sign =
