@@ -78,7 +78,7 @@ class BoundProgram {
     BoundProgram(const std::string& isa, std::shared_ptr<Pool> pool, int64_t arena_bytes, int64_t vocab,
                  int64_t max_context, int64_t max_rows, int64_t max_logit_rows,
                  std::vector<int64_t> num_blocks)
-        : program_(candidate_of(isa), pool, arena_bytes),
+        : program_(candidate_of(isa), pool, arena_bytes, max_logit_rows * maxima_stride(vocab)),
           sizes_{vocab, max_context, max_rows, max_logit_rows, std::move(num_blocks)} {
         pool->reserve_scratch(std::max(kScratchBytes, sample_scratch_bytes(vocab)));
     }

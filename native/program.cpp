@@ -30,13 +30,18 @@ OperandKernel* operand_kernel(const KernelTable& t, OperandKind kind) {
 
 }  // namespace
 
-Program::Program(const Candidate& candidate, std::shared_ptr<Pool> pool, int64_t arena_bytes)
-    : kernels_(candidate.table()), pool_(std::move(pool)), arena_bytes_(round_up(arena_bytes, 2 << 20)) {
+Program::Program(const Candidate& candidate, std::shared_ptr<Pool> pool, int64_t arena_bytes,
+                 int64_t max_maxima)
+    : kernels_(candidate.table()),
+      pool_(std::move(pool)),
+      arena_bytes_(round_up(round_up(arena_bytes, 64) + max_maxima * 4, 2 << 20)),
+      max_maxima_(max_maxima) {
     void* memory = mmap(nullptr, static_cast<std::size_t>(arena_bytes_), PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
     madvise(memory, static_cast<std::size_t>(arena_bytes_), MADV_HUGEPAGE);
     arena_ = static_cast<std::byte*>(memory);
+    maxima_ = reinterpret_cast<float*>(arena_ + round_up(arena_bytes, 64));
 }
 
 Program::~Program() { munmap(arena_, static_cast<std::size_t>(arena_bytes_)); }
@@ -65,9 +70,9 @@ bool Program::keep_maxima(int logits) {
     const auto made =
         std::find_if(ops_.rbegin(), ops_.rend(), [&](const OpRecord& op) { return op.output == logits; });
     if (made == ops_.rend() || made->kind != OpKind::kLinear || made->rows != Rows::kLogits) return false;
-    if (!maxima_.empty()) return false;  // there is another sampler
+    if (y.max_rows * maxima_stride(y.width) > max_maxima_) return false;
+    max_maxima_ = 0;  // another sampler's would have no room
     made->keeps_maxima = true;
-    maxima_.resize(static_cast<std::size_t>(y.max_rows * maxima_stride(y.width)));
     return true;
 }
 
@@ -283,7 +288,7 @@ void Program::run_op(const OpRecord& op, Units& units, int worker) noexcept {
                           op.addend < 0 ? nullptr : floats(op.addend),
                           op.addend < 0 ? 0 : value(op.addend).width,
                           op.scale};
-            if (op.keeps_maxima) out.maxima = maxima_.data();
+            if (op.keeps_maxima) out.maxima = maxima_;
             const Operand a = operand(op.input);
             LinearKernel* const kernel = linear_kernel(kernels_, op.weight.format, a.kind);
             while (units.take(worker, panel_grain(op), begin, end))
@@ -484,7 +489,7 @@ void Program::run_op(const OpRecord& op, Units& units, int worker) noexcept {
             SampleArgs args = step.sample;
             args.logits = floats(op.input);
             args.vocab = value(op.input).width;
-            if (op.keeps_maxima) args.maxima = maxima_.data();
+            if (op.keeps_maxima) args.maxima = maxima_;
             while (units.take(worker, 1, begin, end)) kernels_.sample(args, begin, scratch);
             return;
         }

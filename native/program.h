@@ -109,7 +109,8 @@ struct Profile {
 
 class Program {
   public:
-    Program(const Candidate& candidate, std::shared_ptr<Pool> pool, int64_t arena_bytes);
+    // `max_maxima`: floats of the maxima of all logits (LinearOut).
+    Program(const Candidate& candidate, std::shared_ptr<Pool> pool, int64_t arena_bytes, int64_t max_maxima);
     ~Program();
     Program(const Program&) = delete;
     Program& operator=(const Program&) = delete;
@@ -155,7 +156,8 @@ class Program {
     std::byte* arena_;
     int64_t arena_bytes_;
     std::vector<Value> values_;
-    std::vector<float> maxima_;  // of the logits, if a linear makes what the sampler reads
+    float* maxima_;  // of the logits, if a linear makes what the sampler reads; behind the values
+    int64_t max_maxima_;
     std::vector<OpRecord> ops_;
     std::vector<Units> units_;                    // one per op
     std::vector<AttentionPlan> attention_plans_;  // one per pair of head counts; made by add_op

@@ -1,5 +1,7 @@
 #include "threads.h"
 
+#include <sys/mman.h>
+
 #include <cstdlib>
 #include <new>
 
@@ -28,6 +30,7 @@ class FlushDenormals {
 #endif
 };
 
+constexpr int64_t kHugePage = int64_t{2} << 20;
 constexpr int kBarrierSpins = 2000;  // then yield: a neighbour may need this core for what is waited for
 constexpr int kIdleSpins = 4000;     // about 100 us between steps, then the futex (36 us to wake)
 
@@ -79,9 +82,10 @@ void Pool::reserve_scratch(int64_t bytes) {
     if (bytes <= scratch_bytes_) return;
     release_scratch();
     for (auto& scratch : scratch_) {
-        scratch = static_cast<std::byte*>(
-            std::aligned_alloc(4096, static_cast<std::size_t>(round_up(bytes, 4096))));
+        const auto size = static_cast<std::size_t>(round_up(bytes, kHugePage));
+        scratch = static_cast<std::byte*>(std::aligned_alloc(static_cast<std::size_t>(kHugePage), size));
         if (scratch == nullptr) throw std::bad_alloc();
+        madvise(scratch, size, MADV_HUGEPAGE);  // weights pass between two uses, and sweep the TLB
     }
     scratch_bytes_ = bytes;
 }

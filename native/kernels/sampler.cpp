@@ -177,9 +177,34 @@ void report(const SampleArgs& a, int64_t r, const Row& raw, uint64_t mass) {
     for (int64_t i = 0; i < k; ++i) top[i] = logprob(top[i]);
 }
 
+// Since the last step all weights have passed through the caches: what a row needs is asked for at once.
+void fetch(const SampleArgs& a, int64_t r) {
+    const void* const lines[] = {a.temperature + r,
+                                 a.top_p + r,
+                                 a.min_p + r,
+                                 a.typical_p + r,
+                                 a.top_k + r,
+                                 a.repetition_penalty + r,
+                                 a.presence_penalty + r,
+                                 a.frequency_penalty + r,
+                                 a.target + r,
+                                 a.num_logprobs + r,
+                                 a.seed + r,
+                                 a.position + r,
+                                 a.history_start + r,
+                                 a.bias_start + r,
+                                 a.sampled + r,
+                                 a.logprob + r,
+                                 a.rank + r,
+                                 a.top_token + r * a.max_logprobs,
+                                 a.top_logprob + r * a.max_logprobs};
+    for (const void* line : lines) __builtin_prefetch(line);
+}
+
 }  // namespace
 
 void sample(const SampleArgs& a, int64_t r, std::byte* scratch) noexcept {
+    fetch(a, r);
     const bool wants_report = a.num_logprobs[r] >= 0, scores = a.target[r] >= 0;
     a.logprob[r] = __builtin_nanf("");
     a.rank[r] = 0;
