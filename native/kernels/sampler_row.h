@@ -33,11 +33,11 @@ PENSTOCK_INLINE uint32_t lanes_of(I16 mask) {
     }                                                                                                   \
     PENSTOCK_INLINE uint32_t name(I16 a, I16 b) {                                                       \
         return _mm512_cmp_epi32_mask(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b),        \
-                                     (predicate)&7);                                                    \
+                                     (predicate) & 7);                                                  \
     }                                                                                                   \
     PENSTOCK_INLINE uint32_t name(U16 a, U16 b) {                                                       \
         return _mm512_cmp_epu32_mask(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b),        \
-                                     (predicate)&7);                                                    \
+                                     (predicate) & 7);                                                  \
     }
 #else
 #define PENSTOCK_COMPARE(name, op, predicate)                                \
