@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import runpy
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from penstock import LLM, SamplingParams
 
 pytestmark = pytest.mark.oracle
 SOURCE = os.environ.get("LLAMA_CPP_SOURCE")
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "mscale": 1.2, "mscale_all_dim": 1.2, "factor": 8.0,
+        "original_max_position_embeddings": 64}  # fmt: skip
 OTHERWISE: dict[str, dict[str, Any]] = {  # Any: JSON; what the converter takes for granted
     "falcon_7b": {"num_kv_heads": 1},
     "gemma2": {"query_pre_attn_scalar": 24},
@@ -32,19 +35,23 @@ OTHERWISE: dict[str, dict[str, Any]] = {  # Any: JSON; what the converter takes 
     "olmoe": {"rms_norm_eps": 1e-5},
     "phi3": {"original_max_position_embeddings": 512},
     "qwen2_moe": {"mlp_only_layers": []},
+    "deepseek_v2": {"attention_bias": False, "rope_parameters": YARN},
+    "mamba2_groups": {"time_step_limit": (0.0, float("inf"))},
 }  # fmt: skip
 FIXED_WIDTH = ("bloom", "falcon_7b", "falcon_new")  # their MLP is four times the model wide
 MODELS = (
     "llama2", "mixtral", "qwen3", "qwen2_moe", "qwen3_moe", "olmoe", "olmo2", "gemma", "gemma2", "gemma3",
     "phi3", "granite", "command_r", "command_r_plus", "stablelm", "starcoder2", "pythia",
-    "gpt_neox_sequential", "gpt2", "bloom", "falcon_7b", "falcon_new",
+    "gpt_neox_sequential", "gpt2", "bloom", "falcon_7b", "falcon_new", "deepseek_v2", "deepseek_v2_lite",
+    "deepseek_v3", "mamba2", "mamba2_groups",
 )  # fmt: skip
 OTHER_VOCABULARIES = {
     "gemma": "GemmaModel Gemma2Model",
     "phi": "Phi3MiniModel",
     "llama": "LlamaModel",
 }  # converters that look for SentencePiece
-PROMPT = {"prompt_token_ids": [5, 9, 30, 77, 12, 60, 61, 3, 8, 99]}
+ENCODERS = Path(__file__).parents[1] / "goldens" / "encoders"
+PROMPT = {"prompt_token_ids": [5, 9, 30, 77, 12, 60, 61, 3, 8, 90]}
 GREEDY = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
 SPLIT = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 
@@ -70,11 +77,17 @@ def write_model(name: str, folder: Path) -> None:
         values["n_ctx"] = values["n_positions"]
     if name == "gemma3":
         values["sliding_window_pattern"] = 6
+    if name == "deepseek_v3":
+        values["scoring_func"] = "sigmoid"  # which published files say
     (folder / "config.json").write_text(json.dumps(values))
+    write_tokenizer(folder, config.vocab_size)
+
+
+def write_tokenizer(folder: Path, vocab_size: int) -> None:
     letters = [chr(code) for code in [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]]
-    vocab = {letter: i for i, letter in enumerate(letters[: config.vocab_size - 2])} | {'!"': 0}
+    vocab = {letter: i for i, letter in enumerate(letters[: vocab_size - 2])} | {'!"': 0}
     vocab['!"'] = len(vocab) - 1
-    while len(vocab) < config.vocab_size:
+    while len(vocab) < vocab_size:
         vocab[f"Ġw{len(vocab)}"] = len(vocab)
     tokenizer = {
         "version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": SPLIT,
@@ -122,3 +135,21 @@ def test_the_file_answers_as_the_folder(name: str, tmp_path: Path, monkeypatch: 
     convert(folder, path, monkeypatch)
 
     assert answer(path) == answer(folder)
+
+
+@pytest.mark.skipif(SOURCE is None, reason="LLAMA_CPP_SOURCE names no folder")
+@pytest.mark.parametrize("name", ["bert", "roberta"])
+def test_an_encoders_file_embeds_as_its_folder(name: str, tmp_path: Path, monkeypatch: Any) -> None:
+    """The numbers alone: their tokens are ids, since neither has a tokenizer of its kind here."""
+    pytest.importorskip("torch")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder, path = shutil.copytree(ENCODERS / name, tmp_path / name), tmp_path / f"{name}.gguf"
+    config = json.loads((folder / "config.json").read_text())
+    write_tokenizer(folder, config["vocab_size"])
+    convert(folder, path, monkeypatch)
+    vectors = []
+    for model in (path, folder):
+        llm = LLM(str(model), pack_cache=False, threads=1, memory_bytes=64 << 20)
+        vectors.append(llm.embed(PROMPT, use_tqdm=False, pooling="cls")[0].outputs.embedding)
+
+    assert vectors[0] == vectors[1]

@@ -33,7 +33,7 @@ PLAIN: Final = Names(
     inert=(r"rope_(freqs|factors_long|factors_short)\.weight",),  # read with the metadata
     forms={
         r"blk\.\d+\.attn_[qk]_norm\.weight": "flattened",  # a row for each head
-        r"blk\.\d+\.ffn_gate_inp_shexp\.weight": "widened",  # a matrix of one row
+        r"blk\.\d+\.ffn_gate_inp_shexp\.weight": "row",  # a matrix of one row
     },
     stacked={stored: (parts,) for parts in _EXPERTS.values() for stored in [parts.replace(".*", "")]},
 )

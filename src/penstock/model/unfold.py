@@ -23,6 +23,7 @@ Tensor = (
 FORMS: Final[Mapping[str, Callable[[Tensor], Tensor]]] = {  # how arrays are stored -> as they are used
     "transposed": lambda x: x.swapaxes(-1, -2) if x.ndim > 1 else x,  # [K,N]; biases are as they are
     "flattened": lambda x: x.reshape(-1),  # a vector with two dims
+    "row": lambda x: x.reshape(1, -1),  # a matrix of one row, with one dim or two
     "widened": lambda x: x[..., None, :],  # without the dim of one that it had before the last
     "shifted": lambda x: x.astype(np.float32) - 1,  # a vector with 1 added
     "exponential": lambda x: np.log(-x.astype(np.float64)).astype(np.float32),  # -exp(x)

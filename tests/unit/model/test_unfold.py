@@ -145,14 +145,28 @@ def test_codes_are_handed_on_whole_or_by_rows_wherever_those_lie():
 
 def test_stored_forms_are_undone():
     stack = rows(6, 2).reshape(2, 3, 2)
-    forms = {"m.a": "exponential", "m.b": "widened", "m.c": "widened", "m.d": "joined", "m.e": "joined"}
+    forms = {
+        "m.a": "exponential",
+        "m.b": "row",
+        "m.f": "row",
+        "m.c": "widened",
+        "m.d": "joined",
+        "m.e": "joined",
+    }
     logs = np.float32([-2.5, 0, 1.25])
-    stored = {"m.a": -np.exp(logs), "m.b": logs, "m.c": rows(4), "m.d": stack, "m.e": coded(2, 8, 1)}
+    stored = {
+        "m.a": -np.exp(logs),
+        "m.b": logs,
+        "m.f": logs[None],
+        "m.c": rows(4),
+        "m.d": stack,
+        "m.e": coded(2, 8, 1),
+    }
     tensors = unfold(stored, replace(NAMES, forms=forms), SPEC)
 
     np.testing.assert_allclose(tensors["m.a"], logs, rtol=1e-6, atol=1e-7)
     assert tensors["m.a"].dtype == np.float32
-    assert tensors["m.b"].shape == (1, 3)
+    assert tensors["m.b"].shape == tensors["m.f"].shape == (1, 3)
     assert tensors["m.c"].shape == (4, 1, 3)
     assert np.array_equal(tensors["m.d"], stack.reshape(6, 2))
     assert tensors["m.e"].shape == (16, 1)
