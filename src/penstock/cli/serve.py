@@ -43,7 +43,9 @@ def run(options: argparse.Namespace) -> int:
     from penstock.api.server import bind, serve, url_of
     from penstock.engine.async_engine import AsyncEngine
     from penstock.engine.serving import Limits
+    from penstock.engine.steady_memory import freeze_loaded, share_arenas
 
+    share_arenas()
     limits = read_fields(file.get("limits", {}), Limits)
     keys = read_keys(asked.api_key_file, env.api_key())
     bound = bind(asked, keys)
@@ -54,6 +56,7 @@ def run(options: argparse.Namespace) -> int:
         return await AsyncEngine.start(model, engine, limits, resume=asked.resume, log=log)
 
     def on_ready() -> None:
+        freeze_loaded()
         facts = context.engine.facts
         key = "an API key is needed" if keys.are_needed else "no API key is needed"
         print(

@@ -5,7 +5,6 @@ own and writes nothing to disk. Leaves when it is told to, or when the front end
 """
 
 import ctypes
-import gc
 import hashlib
 import os
 import signal
@@ -27,6 +26,7 @@ from penstock.engine.channel import Channel
 from penstock.engine.core import EngineCore
 from penstock.engine.liveness import Pulse, Vitals
 from penstock.engine.serving import ModelFacts
+from penstock.engine.steady_memory import freeze_loaded
 from penstock.engine.step_timer import StepTimer
 from penstock.engine.wire import (
     VERSION,
@@ -112,8 +112,7 @@ class _Engine:
         timer = StepTimer(vitals, loaded.executor, weight_bytes=loaded.plan.weight_bytes)
         core = self._make(replace(loaded, executor=timer))
         channel.send(ready_of(start.name, loaded, core))
-        gc.collect()
-        gc.freeze()  # what was loaded stays: collections look at what requests leave alone
+        freeze_loaded()
         while not self._is_stopping:
             vitals.turn_began_s = time.monotonic()
             while (message := channel.receive()) is not None:
