@@ -8,6 +8,7 @@ import json
 import socket
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 HOST = "127.0.0.1"
 
@@ -23,21 +24,25 @@ class Reply:
     total_s: float = 0.0
 
     @property
+    def is_stream(self) -> bool:
+        return self.headers.get("content-type", "").startswith("text/event-stream")
+
+    @property
     def text(self) -> str:
         """Of a completion: the whole answer's, or its stream's put together."""
-        if self.headers.get("content-type", "").startswith("text/event-stream"):
+        if self.is_stream:
             return "".join(event["choices"][0]["text"] for event in self.events if event.get("choices"))
         return str(json.loads(self.body)["choices"][0]["text"])
 
     @property
-    def events(self) -> list[dict[str, object]]:
+    def events(self) -> list[dict[str, Any]]:  # Any: JSON
         blocks = self.body.decode().split("\n\n")
         data = (block.partition("data: ")[2] for block in blocks)
         return [json.loads(one) for one in data if one and one != "[DONE]"]
 
     @property
     def is_whole(self) -> bool:
-        if self.headers.get("content-type", "").startswith("text/event-stream"):
+        if self.is_stream:
             return self.body.endswith(b"data: [DONE]\n\n")
         return self.status == 200
 

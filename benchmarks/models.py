@@ -37,12 +37,12 @@ def make(case: dict[str, Any], folder: Path) -> Path:
     for name, content in case.get("files", {}).items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(json.dumps(content))
-    _tokenizer(case["config"]["vocab_size"], folder)
+    _tokenizer(case["config"]["vocab_size"], folder, case.get("chat_template"))
     _weights(case, folder)
     return folder
 
 
-def _tokenizer(vocab_size: int, folder: Path) -> None:
+def _tokenizer(vocab_size: int, folder: Path, chat_template: str | None) -> None:
     """A byte-level BPE of one merge, for llama.cpp wants one; filled up with words that it does not make."""
     alphabet = [chr(c) for c in _byte_alphabet()]
     vocab = {token: i for i, token in enumerate([*alphabet, "Ġw"])}
@@ -68,6 +68,8 @@ def _tokenizer(vocab_size: int, folder: Path) -> None:
         "eos_token": SPECIALS[1],
         "tokenizer_class": "PreTrainedTokenizerFast",
     }
+    if chat_template is not None:
+        config["chat_template"] = chat_template
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 

@@ -20,6 +20,17 @@ import psutil
 START_S = 120.0
 
 
+def resident_bytes(process: psutil.Process) -> int:
+    """Counted page by page: the running total that others show is off by up to 32 pages for each core.
+
+    ProcessLookupError: it has ended.
+    """
+    for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Rss:"):
+            return int(line.split()[1]) << 10
+    raise ProcessLookupError(process.pid)
+
+
 class Served:
     """A running server. `front` is its process; `engine()` the engine's, which changes when it is killed."""
 
@@ -37,6 +48,13 @@ class Served:
                 if "penstock.engine.process" in child.cmdline():
                     return child
         return None
+
+    def kill_engine(self) -> bool:
+        """With SIGKILL. False: there is none, for the next one has not come."""
+        engine = self.engine()
+        if engine is not None:
+            engine.kill()
+        return engine is not None
 
     def get(self, path: str) -> str:
         with urllib.request.urlopen(f"{self.url}{path}", timeout=30) as answer:

@@ -63,6 +63,7 @@ def llm() -> LLM:
 def running(
     engine: Any, *, keys: tuple[str, ...] = (), limits: Limits | None = None, **config: Any
 ) -> Iterator[Running]:
+    """`engine`: one that is there, or a function that starts one; then `limits` are needed."""
     asked = ServerConfig(port=0, **config)
     known = Keys(keys)
     bound = bind(asked, known)
@@ -73,7 +74,7 @@ def running(
     made: list[Any] = []
 
     async def start() -> Any:
-        return engine
+        return await engine() if callable(engine) else engine
 
     async def main() -> None:
         server = Server(context, bound)

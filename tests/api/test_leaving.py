@@ -1,5 +1,6 @@
 """Clients that leave, readers that stall, servers that drain: nothing runs for nobody or looks whole."""
 
+import asyncio
 import json
 import os
 import re
@@ -13,6 +14,8 @@ import time
 import httpx
 import psutil
 import pytest
+from benchmarks.client import ask
+from benchmarks.served import served
 from tests.api.wire import (
     CHAT,
     TEXT,
@@ -100,6 +103,33 @@ def test_streams_end_in_exactly_one_way(serve, scripted):
             is_whole,
             not is_whole,
         )
+
+
+@pytest.mark.slow
+def test_a_stream_whose_turn_does_not_come_ends_with_one_error():
+    """Its 200 was sent when it was queued: that it never began is told within the stream."""
+    config = "[engine]\nmax_requests = 1\n[limits]\nqueue_wait_s = 0.5\n"
+    whole = post("/v1/completions", {**TEXT, "max_tokens": 1000, "ignore_eos": True})
+    stream = post("/v1/completions", {**TEXT, "stream": True})
+
+    async def crowd(server):
+        before = [asyncio.create_task(ask(server.port, whole)) for _ in range(5)]  # what the engine takes
+        while server.gauges()["penstock_requests_running"] < len(before):
+            await asyncio.sleep(0.01)
+        replies = await asyncio.gather(*(ask(server.port, data) for data in (stream, whole, stream)))
+        for task in before:
+            task.cancel()
+        await asyncio.gather(*before, return_exceptions=True)
+        return replies
+
+    with served(config=config) as server:
+        first, second, third = asyncio.run(crowd(server))
+    assert (first.status, second.status, third.status) == (200, 504, 200)
+    for reply in (first, third):
+        (event,) = reply.events
+        assert event["error"]["code"] == "deadline_exceeded"
+        assert not reply.is_whole
+        assert b"[DONE]" not in reply.body
 
 
 def test_what_is_refused_is_refused_before_the_200(serve, scripted):
