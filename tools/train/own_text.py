@@ -79,6 +79,7 @@ def own_documents(folder: Path, documents: Sequence[Document], stored: Path) -> 
             begun = openings(code, _NUM_TEXTS, seed)
             written = continued(folder, begun, max_tokens=_TEXT_TOKENS, temperature=temperature, seed=seed)
             texts += [opening + text for opening, (_, _, text) in zip(begun, written, strict=True)]
+        stored.parent.mkdir(parents=True, exist_ok=True)
         stored.write_text(json.dumps(texts))
     return [
         Document(f"own/{number}", "own", text) for number, text in enumerate(json.loads(stored.read_text()))
