@@ -58,12 +58,22 @@ void Barrier::wait() noexcept {
 }
 
 Pool::Pool(int workers) : workers_(workers), scratch_(static_cast<std::size_t>(workers)), barrier_(workers) {
-    reserve_scratch(kScratchBytes);
-    threads_.reserve(static_cast<std::size_t>(workers - 1));
-    for (int worker = 1; worker < workers; ++worker) threads_.emplace_back([this, worker] { loop(worker); });
+    try {
+        reserve_scratch(kScratchBytes);
+        threads_.reserve(static_cast<std::size_t>(workers - 1));
+        for (int worker = 1; worker < workers; ++worker)
+            threads_.emplace_back([this, worker] { loop(worker); });
+    } catch (...) {  // a thread that was started would end the process if nobody joined it
+        stop();
+        throw;
+    }
 }
 
 Pool::~Pool() {
+    stop();
+}
+
+void Pool::stop() noexcept {
     stopping_.store(true, std::memory_order_relaxed);  // published by the epoch
     epoch_.fetch_add(1, std::memory_order_release);
     epoch_.notify_all();
@@ -80,13 +90,18 @@ void Pool::release_scratch() noexcept {
 
 void Pool::reserve_scratch(int64_t bytes) {
     if (bytes <= scratch_bytes_) return;
-    release_scratch();
-    for (auto& scratch : scratch_) {
-        const auto size = static_cast<std::size_t>(round_up(bytes, kHugePage));
+    const auto size = static_cast<std::size_t>(round_up(bytes, kHugePage));
+    std::vector<std::byte*> larger(scratch_.size());
+    for (auto& scratch : larger) {
         scratch = static_cast<std::byte*>(std::aligned_alloc(static_cast<std::size_t>(kHugePage), size));
-        if (scratch == nullptr) throw std::bad_alloc();
+        if (scratch == nullptr) {  // what was there stays: programs that run know of it
+            for (auto* taken : larger) std::free(taken);
+            throw std::bad_alloc();
+        }
         madvise(scratch, size, MADV_HUGEPAGE);  // weights pass between two uses, and sweep the TLB
     }
+    release_scratch();
+    scratch_.swap(larger);
     scratch_bytes_ = bytes;
 }
 

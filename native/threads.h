@@ -52,6 +52,7 @@ class Pool {
   private:
     void loop(int worker) noexcept;
     void release_scratch() noexcept;
+    void stop() noexcept;
 
     int workers_;
     int64_t scratch_bytes_ = 0;

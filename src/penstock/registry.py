@@ -5,8 +5,8 @@ Every seam owns one; every room reads them. An unknown name is refused with the 
 
 import difflib
 import importlib
-import pkgutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from penstock.errors import ConfigError
@@ -44,8 +44,9 @@ class Registry(Generic[T]):
     def _load(self) -> dict[str, T]:
         if self._folder is not None:
             package = importlib.import_module(self._folder)
-            for module in sorted(m.name for m in pkgutil.iter_modules(package.__path__)):
-                importlib.import_module(f"{package.__name__}.{module}")
+            for file in sorted(Path(package.__path__[0]).iterdir()):  # which fails, where pkgutil is silent
+                if file.suffix == ".py" and file.stem != "__init__":
+                    importlib.import_module(f"{package.__name__}.{file.stem}")
             self._folder = None  # last, so that no other thread and no failure leaves half a registry
         return self._entries
 

@@ -23,7 +23,7 @@ from penstock.errors import ModelLoadError
 
 
 class Faults(msgspec.Struct, forbid_unknown_fields=True):
-    """What goes wrong, and how: kill, segv, abort, raise, exit, hang (asleep), spin (holding the GIL)."""
+    """What goes wrong, and how: kill, segv, abort, raise, memory, exit, hang (asleep), spin (has the GIL)."""
 
     how: str = "kill"
     on_token: int | None = None  # when this id is computed
@@ -63,6 +63,8 @@ def fail(faults: Faults) -> None:
             os.abort()
         case "raise":
             raise RuntimeError("on purpose")
+        case "memory":
+            raise MemoryError
         case "exit":
             os._exit(0)
         case "hang":

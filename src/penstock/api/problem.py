@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from penstock.errors import InvalidRequestError, PenstockError
+from penstock.errors import InvalidRequestError, OverloadedError, PenstockError
 
 MAX_MESSAGE_CHARS = 1000
 
@@ -62,7 +62,12 @@ INTERNAL = "an error inside penstock ended this request; the log has it under th
 
 
 def problem_of(error: BaseException) -> Problem:
-    """Status, body and headers of an error. What is no PenstockError is our defect: 500, nothing leaked."""
+    """Status, body and headers of an error. What is no PenstockError is our defect: 500, nothing leaked.
+
+    Unless memory ran out for a moment: that is load.
+    """
+    if isinstance(error, MemoryError):
+        error = OverloadedError("memory ran out while this was answered; ask again soon.", retry_after_s=5)
     if not isinstance(error, PenstockError):
         return Problem(500, ErrorBody(INTERNAL, "server_error", None, "internal_error"), {})
     status: int = error.http_status

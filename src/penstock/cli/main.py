@@ -13,7 +13,7 @@ from pathlib import Path
 
 from penstock.cli.parser import USAGE_ERROR, Parser
 from penstock.cli.vllm_flags import without_not_needed
-from penstock.errors import ModelLoadError, PenstockError
+from penstock.errors import ModelLoadError, OutOfMemoryError, PenstockError
 
 VERBS = {
     "run": "complete or chat in the terminal",
@@ -42,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `penstock ... | head`: the reader has left; nothing to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return READER_LEFT
+    except MemoryError:
+        line = "memory ran out; nothing more was done. Free some, or ask for less: a shorter --max-context."
+        return _fail(line, OutOfMemoryError.exit_code)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         return _fail(f"{error.strerror or error}{where}; nothing more was written.", IO_ERROR)

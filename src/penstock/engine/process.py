@@ -41,7 +41,7 @@ from penstock.engine.wire import (
     fault_of,
     request_of,
 )
-from penstock.errors import EngineError, PenstockError
+from penstock.errors import EngineError, OutOfMemoryError, PenstockError
 from penstock.event_log import EventLog
 from penstock.model.config_reader import read_json
 from penstock.model.matryoshka import read_sizes
@@ -104,7 +104,7 @@ class _Engine:
         channel.hide()
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # should even the pulse be stuck
         try:
-            loaded = self._load(start.folder, start.config)
+            loaded = self._loaded(start)
         except PenstockError as error:
             channel.send(fault_of("", error))
             channel.close(linger_s=LAST_WORDS_S)
@@ -118,6 +118,17 @@ class _Engine:
             while (message := channel.receive()) is not None:
                 self._take(core, message)
             self._turn(core)
+
+    def _loaded(self, start: Start) -> Loaded:
+        """A load for which there was no memory is refused once; trying again would end alike."""
+        try:
+            return self._load(start.folder, start.config)
+        except MemoryError:
+            pass  # first let go of all that the load held
+        raise OutOfMemoryError(
+            f"memory ran out while {start.name} was loaded; free some, or ask for smaller weights or a "
+            "shorter context."
+        )
 
     def _turn(self, core: EngineCore) -> None:
         """One step and its frame, or wait for a message."""

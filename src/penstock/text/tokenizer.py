@@ -20,6 +20,8 @@ from penstock.text.tokenizer_file import check_tokenizer, read_json
 # Put into the special-token texts of user content before a template is rendered, so that they stay text. One
 # that users write themselves is doubled.
 MARK = "\ue0f0"
+# Of these one is in what the library says when it panics for want of memory.
+OUT_OF_MEMORY = ("memory", "pointer is null", "poisoned")
 BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
@@ -40,6 +42,8 @@ class Tokenizer:
         self._path = path
         try:
             self._library = Library.from_file(str(path))
+        except MemoryError:
+            raise
         except Exception as error:  # the library raises bare Exception for every kind of bad file
             line = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ModelLoadError(
@@ -71,6 +75,7 @@ class Tokenizer:
                 f"tokenizer.json has ids up to {highest - 1:,}, the embedding {vocab_size:,} rows; "
                 f"tokenizer and weights belong to different models.",
             )
+        tokenizer.encode("def f(x1):", add_special=False)  # what the library builds at first use is there
         return tokenizer
 
     @staticmethod
@@ -229,8 +234,11 @@ class Tokenizer:
         except (UnicodeEncodeError, TypeError):  # the latter is what the library makes of it
             why = "holds half of a surrogate pair, which is no character; send valid Unicode"
         except BaseException as error:
-            if type(error).__name__ != "PanicException":  # a pattern of the tokenizer ran out of its retries
+            if type(error).__name__ != "PanicException":
                 raise
+            if any(word in str(error) for word in OUT_OF_MEMORY):
+                raise MemoryError("no memory to tokenize this text") from None
+            # else a pattern of the tokenizer ran out of its retries
             why = "is more than the tokenizer's patterns can match; send another"
         raise InvalidRequestError(f"the prompt {why}.", param="prompt")
 
