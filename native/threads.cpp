@@ -69,9 +69,7 @@ Pool::Pool(int workers) : workers_(workers), scratch_(static_cast<std::size_t>(w
     }
 }
 
-Pool::~Pool() {
-    stop();
-}
+Pool::~Pool() { stop(); }
 
 void Pool::stop() noexcept {
     stopping_.store(true, std::memory_order_relaxed);  // published by the epoch
