@@ -1,7 +1,10 @@
 "use strict";
 const $ = (id) => document.getElementById(id);
 const SAMPLES = 60;
-let model = "", mode = "chat", turns = [], running = null;
+const TOOLS = [{ type: "function", function: { name: "weather", description: "The weather of a place.", parameters: {
+  type: "object", properties: { place: { type: "string" }, days: { type: "integer", minimum: 1, maximum: 9 } },
+  required: ["place"], additionalProperties: false } } }];
+let model = "", mode = "chat", turns = [], running = null, owed = null;
 
 async function json(path) {
   const answer = await fetch(path);
@@ -95,19 +98,45 @@ function say(kind, text) {
   return line;
 }
 
-function body(prompt) {
+// The tools as they were typed; null: none. Throws what is wrong with them.
+function tools() {
+  const text = $("tools").value.trim();
+  if (mode !== "chat" || !text) return null;
+  const list = JSON.parse(text);
+  if (!Array.isArray(list)) throw new Error("give a list: [{...}]");
+  return list.length ? list : null;
+}
+
+function checkTools() {
+  try {
+    tools();
+    $("tools-fault").textContent = "";
+    return true;
+  } catch (error) {
+    $("tools-fault").textContent = `no JSON list of tools: ${error.message}`;
+    return false;
+  }
+}
+
+// `more`: a text to continue, or the messages that follow the turns so far.
+function body(more) {
   const asked = { model, max_tokens: Number($("max-tokens").value) || 128, temperature: Number($("temperature").value) };
   if ($("seed").value !== "") asked.seed = Number($("seed").value);
   if ($("shape").value === "json") asked.structured_outputs = { json_object: true };
-  if (mode === "chat") asked.messages = [...turns, { role: "user", content: prompt }];
-  else asked.prompt = prompt;
+  if (mode === "chat") asked.messages = [...turns, ...more];
+  else asked.prompt = more;
+  const given = tools();
+  if (given) Object.assign(asked, { tools: given, tool_choice: $("tool-choice").value });
   return asked;
 }
 
 const path = () => (mode === "chat" ? "/v1/chat/completions" : "/v1/completions");
 
 function example() {
-  const asked = JSON.stringify(body($("prompt").value || "Hello"), null, 2).replaceAll("'", "'\\''");
+  if (!checkTools()) return;
+  const typed = $("prompt").value || "Hello";
+  const more = mode === "chat" ? [{ role: "user", content: typed }] : typed;
+  const asked = JSON.stringify(body(more), null, 2).replaceAll("'", "'\\''");
   $("curl").textContent = `curl ${location.origin}${path()} -H 'content-type: application/json' -d '${asked}'`;
 }
 
@@ -127,15 +156,61 @@ async function* events(answer) {
   }
 }
 
-async function send(prompt) {
-  const asked = { ...body(prompt), stream: true, return_receipt: true, stream_options: { include_usage: true } };
+// The calls of an answer, as they stream: a box each, the name and what has come of the arguments.
+function takeCalls(calls, deltas, before) {
+  for (const delta of deltas) {
+    let call = calls[delta.index];
+    if (!call) {
+      const box = Object.assign(document.createElement("div"), { className: "call" });
+      const code = box.appendChild(document.createElement("code"));
+      const name = code.appendChild(document.createElement("b"));
+      const rest = code.appendChild(document.createElement("span"));
+      (calls.at(-1)?.box || before).after(box);
+      call = calls[delta.index] = { id: delta.id, name: "", text: "", box, shownName: name, shown: rest };
+    }
+    call.name += delta.function?.name || "";
+    call.text += delta.function?.arguments || "";
+    call.shownName.textContent = call.name + " ";
+    call.shown.textContent = call.text;
+  }
+}
+
+// One input per call; the conversation goes on when all results are sent.
+function askResults(calls) {
+  const form = document.createElement("form");
+  form.className = "results";
+  calls[0].box.parentNode.append(form);
+  for (const call of calls) {
+    const label = document.createElement("label");
+    label.append(`result of ${call.name}`, Object.assign(document.createElement("input"), { autocomplete: "off" }));
+    call.box.append(label);
+    form.append(call.box);
+  }
+  form.append(Object.assign(document.createElement("button"), { textContent: calls.length > 1 ? "Send results" : "Send result" }));
+  owed = form;
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    if (running || owed !== form) return;
+    owed = null;
+    const results = calls.map((call) => ({ role: "tool", tool_call_id: call.id, content: call.box.querySelector("input").value }));
+    form.querySelectorAll("input").forEach((input) => (input.disabled = true));
+    form.lastChild.remove();
+    send(results);
+  });
+  form.querySelector("input").focus();
+  form.scrollIntoView({ block: "end" });
+}
+
+async function send(more) {
+  const asked = { ...body(more), stream: true, return_receipt: true, stream_options: { include_usage: true } };
   running = new AbortController();
   $("send").disabled = true;
   $("stop").hidden = false;
   const isChat = mode === "chat";
-  say(isChat ? "user" : "text", prompt);
+  if (!isChat) say("text", more);
+  for (const message of isChat ? more : []) if (message.role === "user") say("user", message.content);
   let shown = isChat ? say("assistant busy", "") : $("talk").lastChild.appendChild(document.createElement("span"));
-  let text = "", thought = null, usage = null, metrics = null, first = 0;
+  let text = "", calls = [], thought = null, usage = null, metrics = null, first = 0;
   const began = performance.now();
   try {
     const answer = await fetch(path(), {
@@ -147,27 +222,41 @@ async function send(prompt) {
       usage = event.usage || usage;
       metrics = event.metrics || metrics;
       for (const choice of event.choices) {
-        const more = isChat ? choice.delta.content || "" : choice.text;
+        const piece = isChat ? choice.delta.content || "" : choice.text;
         if (isChat && choice.delta.reasoning_content) {
           thought ||= shown.parentNode.insertBefore(Object.assign(document.createElement("p"), { className: "reasoning" }), shown);
           thought.textContent += choice.delta.reasoning_content;
         }
-        if (more && !first) first = performance.now();
-        text += more;
+        if (isChat && choice.delta.tool_calls) takeCalls(calls, choice.delta.tool_calls, shown);
+        if ((piece || calls.length) && !first) first = performance.now();
+        text += piece;
         shown.textContent = text;
       }
       shown.scrollIntoView({ block: "end" });
     }
-    if (isChat) turns.push({ role: "user", content: prompt }, { role: "assistant", content: text });
+    if (isChat) keep(more, text, calls);
   } catch (error) {
-    if (error.name !== "AbortError") say("error", error.message);
-    else if (isChat) turns.push({ role: "user", content: prompt }, { role: "assistant", content: text });
+    if (error.name !== "AbortError") {
+      say("error", error.message);
+      if (isChat && more[0].role === "tool") turns.push(...more);
+    } else if (isChat) keep(more, text, []);
   }
+  if (calls.length && !text) shown.remove();
   shown.classList.remove("busy");
   running = null;
   $("send").disabled = false;
   $("stop").hidden = true;
   receipt(usage, metrics, first - began, performance.now() - began);
+}
+
+function keep(more, text, calls) {
+  const answer = { role: "assistant", content: text };
+  if (calls.length) {
+    answer.content = text || null;
+    answer.tool_calls = calls.map((call) => ({ id: call.id, type: "function", function: { name: call.name, arguments: call.text } }));
+    askResults(calls);
+  }
+  turns.push(...more, answer);
 }
 
 function receipt(usage, metrics, firstMs, allMs) {
@@ -190,12 +279,14 @@ function choose(next) {
   mode = next;
   $("tab-chat").setAttribute("aria-selected", next === "chat");
   $("tab-text").setAttribute("aria-selected", next === "text");
+  $("tooling").hidden = next !== "chat";
   $("prompt").placeholder = next === "chat" ? "Say something. Ctrl+Enter sends." : "The beginning of a text. Ctrl+Enter continues it.";
   clear();
 }
 
 function clear() {
   turns = [];
+  owed = null;
   $("talk").textContent = "";
   say("empty", mode === "chat" ? "A conversation with the model's own template." : "Plain text in, its continuation out.");
   example();
@@ -204,14 +295,19 @@ function clear() {
 $("form").addEventListener("submit", (event) => {
   event.preventDefault();
   const prompt = $("prompt").value;
-  if (!prompt || running) return;
+  if (!prompt || running || !checkTools()) return;
+  if (owed) return owed.querySelector("input").focus();
   $("prompt").value = "";
-  send(prompt);
+  send(mode === "chat" ? [{ role: "user", content: prompt }] : prompt);
 });
 $("prompt").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("form").requestSubmit();
 });
-for (const id of ["prompt", "temperature", "max-tokens", "seed", "shape"]) $(id).addEventListener("input", example);
+$("tools-example").addEventListener("click", () => {
+  $("tools").value = JSON.stringify(TOOLS, null, 2);
+  example();
+});
+for (const id of ["prompt", "temperature", "max-tokens", "seed", "shape", "tools", "tool-choice"]) $(id).addEventListener("input", example);
 $("stop").addEventListener("click", () => running?.abort());
 $("clear").addEventListener("click", clear);
 $("tab-chat").addEventListener("click", () => choose("chat"));
