@@ -50,6 +50,8 @@ def config_of(
                 )
             if spelled is not None:
                 config[spelled] = _shortest(value)
+        elif not isinstance(value, int | float | str):
+            raise _refusal(f"{prefix}{key}", "is a list; one value is read")
         elif key not in READ and not (key in EXPERT_KEYS and not value):
             raise _refusal(f"{prefix}{key}", "is not known and may change what the model computes")
     _read_heads(own, prefix, architecture, config)
@@ -66,9 +68,11 @@ def config_of(
 
 def _kind_of(name: str, own: Metadata) -> str:
     """Its entry in ARCHITECTURES, where one name of llama.cpp's is two of ours."""
-    if name == "llama" and own.get("expert_count"):
+    experts, gating = own.get("expert_count"), own.get("expert_gating_func")
+    if name == "llama" and isinstance(experts, int) and experts:
         return "mixtral"
-    return "deepseek3" if name == "deepseek2" and own.get("expert_gating_func") == SIGMOID else name
+    is_sigmoid = isinstance(gating, int) and gating == SIGMOID
+    return "deepseek3" if name == "deepseek2" and is_sigmoid else name
 
 
 def _read_heads(own: Metadata, prefix: str, architecture: Architecture, config: JSON) -> None:
@@ -86,7 +90,7 @@ def _read_heads(own: Metadata, prefix: str, architecture: Architecture, config: 
     if own.get("attention.value_length", head_dim) != head_dim:
         raise _refusal(f"{prefix}attention.value_length", "is not that of the keys")
     if architecture.share:
-        if isinstance(turning, int) and isinstance(head_dim, int):
+        if isinstance(turning, int) and isinstance(head_dim, int) and head_dim > 0:
             config[architecture.share] = turning / head_dim
     elif turning is not None and turning != head_dim:
         if "attention.key_length" in own or architecture.key("attention.key_length") is None:
@@ -121,6 +125,8 @@ def _phi_window(_: Metadata, __: Collection[str], config: JSON) -> None:
 
 def _latents(own: Metadata, _: Collection[str], config: JSON) -> None:
     """Heads, and what the first files of these architectures left unsaid of the groups of their experts."""
+    if own.get("expert_gating_func", SOFTMAX) not in (0, SOFTMAX, SIGMOID):
+        raise _refusal("deepseek2.expert_gating_func", "is none of 1 (softmax) and 2 (sigmoid)")
     key = own.get("attention.key_length_mla", own.get("attention.key_length"))
     value = own.get("attention.value_length_mla", own.get("attention.value_length"))
     turning = own.get("rope.dimension_count")
@@ -148,7 +154,7 @@ def _state_heads(own: Metadata, _: Collection[str], config: JSON) -> None:
         config["head_dim"], config["expand"] = width // heads, width / hidden
 
 
-SIGMOID: Final = 2  # of expert_gating_func
+SOFTMAX, SIGMOID = 1, 2  # of expert_gating_func; 0: not said
 PUBLISHED_GROUPS: Final = {160: (8, 3), 256: (8, 4)}  # by the number of experts: DeepSeek-V2 and V3
 EXPERT_KEYS: Final = ("expert_count", "expert_used_count")  # 0 in files without experts
 SPECIAL: Final[Mapping[str, Callable[[Metadata, Collection[str], JSON], None]]] = {

@@ -17,6 +17,8 @@ from penstock.text.gguf_vocabulary import (
     around,
     ends,
     find_array,
+    find_flag,
+    find_scores,
     find_token,
     refusal,
     vocabulary,
@@ -43,8 +45,8 @@ def wordpiece(metadata: Metadata, tokens: list[str]) -> JSON:
         "added_tokens": added_tokens(metadata, vocab),
         "normalizer": {
             "type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True,
-            "strip_accents": metadata.get("tokenizer.ggml.normalizer.strip_accents"),
-            "lowercase": metadata.get("tokenizer.ggml.normalizer.lowercase", _is_lower(vocab, kinds)),
+            "strip_accents": find_flag(metadata, "normalizer.strip_accents", None),
+            "lowercase": find_flag(metadata, "normalizer.lowercase", _is_lower(vocab, kinds)),
         },
         "pre_tokenizer": {"type": "BertPreTokenizer"},
         "post_processor": around(pieces, first, last),
@@ -70,13 +72,11 @@ def _is_lower(vocab: Mapping[str, int], kinds: list[int]) -> bool:
 
 def unigram(metadata: Metadata, tokens: list[str]) -> JSON:
     vocab = vocabulary(tokens)
-    scores = find_array(metadata, "scores", len(tokens))
-    if scores is None:
-        raise refusal("has no scores")
-    has_prefix = metadata.get("tokenizer.ggml.add_space_prefix", True)
+    scores = find_scores(metadata, len(tokens))
+    has_prefix = find_flag(metadata, "add_space_prefix", True)
     space = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "always" if has_prefix else "never"}
     words: list[JSON] = [{"type": "WhitespaceSplit"}]
-    if not metadata.get("tokenizer.ggml.remove_extra_whitespaces", False):
+    if not find_flag(metadata, "remove_extra_whitespaces", False):
         words = []
     return {
         "version": "1.0", "truncation": None, "padding": None,
@@ -87,7 +87,7 @@ def unigram(metadata: Metadata, tokens: list[str]) -> JSON:
         "decoder": {**space, "split": True},
         "model": {
             "type": "Unigram", "unk_id": find_token(metadata, "unknown", tokens), "byte_fallback": False,
-            "vocab": [[token, float(score)] for token, score in zip(tokens, scores, strict=True)],
+            "vocab": [[token, score] for token, score in zip(tokens, scores, strict=True)],
         },
     }  # fmt: skip
 

@@ -16,7 +16,8 @@ from penstock.text.gguf_vocabulary import (
     Metadata,
     added_tokens,
     ends,
-    find_array,
+    find_flag,
+    find_scores,
     find_token,
     refusal,
     vocabulary,
@@ -121,11 +122,9 @@ def _byte_level(metadata: Metadata, tokens: list[str]) -> JSON:
 
 def _sentencepiece(metadata: Metadata, tokens: list[str]) -> JSON:
     vocab = vocabulary(tokens)
-    scores = find_array(metadata, "scores", len(vocab))
-    if scores is None:
-        raise refusal("has no scores")
+    scores = find_scores(metadata, len(vocab))
     unknown = find_token(metadata, "unknown", tokens)
-    has_prefix = metadata.get("tokenizer.ggml.add_space_prefix", True)
+    has_prefix = find_flag(metadata, "add_space_prefix", True)
     normalizers: list[JSON] = [{"type": "Replace", "pattern": {"String": " "}, "content": SPACE}]
     decoders: list[JSON] = [
         {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},

@@ -3,6 +3,7 @@
 Called by the files that rebuild one kind each. Refuses arrays of another length and ids that are no tokens.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -43,11 +44,31 @@ def find_array(metadata: Metadata, name: str, count: int) -> list[Any] | None:  
 def find_token(metadata: Metadata, name: str, tokens: list[str], default: int | None = None) -> int | None:
     """The id that the file names as its `name`; None where it names none."""
     token_id = metadata.get(f"tokenizer.ggml.{name}_token_id", default)
-    if not isinstance(token_id, int):
+    if token_id is None:
         return None
+    if not isinstance(token_id, int):
+        raise refusal(f"names {str(token_id)!r:.40} as its {name}, which is no token")
     if not 0 <= token_id < len(tokens):
         raise refusal(f"names token {token_id} as its {name} of {len(tokens)} tokens")
     return token_id
+
+
+def find_scores(metadata: Metadata, count: int) -> list[float]:
+    """Of every token."""
+    scores = find_array(metadata, "scores", count)
+    if scores is None:
+        raise refusal("has no scores")
+    if not all(isinstance(score, int | float) and math.isfinite(score) for score in scores):
+        raise refusal("has a score that is no number")
+    return scores
+
+
+def find_flag(metadata: Metadata, name: str, default: bool | None) -> bool | None:
+    """Whether the file says `name`."""
+    value = metadata.get(f"tokenizer.ggml.{name}")
+    if not isinstance(value, bool | None):
+        raise refusal(f"has {str(value)!r:.40} for {name}, which is true or false")
+    return default if value is None else value
 
 
 def added_tokens(metadata: Metadata, vocab: Mapping[str, int]) -> list[JSON]:
@@ -69,7 +90,7 @@ def ends(
     tokens = list(vocab)
     found = []
     for name, default in (("bos", add_bos), ("eos", add_eos)):
-        is_added = metadata.get(f"tokenizer.ggml.add_{name}_token", default)
+        is_added = find_flag(metadata, f"add_{name}_token", default)
         found.append(find_token(metadata, name, tokens) if is_added else None)
     return around(tokens, *found)
 

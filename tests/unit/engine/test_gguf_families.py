@@ -1,9 +1,12 @@
 """A GGUF file of every family answers as the folder that it was made of."""
 
+import contextlib
 import json
+import random
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from penstock import LLM, SamplingParams
@@ -172,6 +175,34 @@ def test_a_key_of_another_architecture_is_refused_by_name(tmp_path):
     metadata = {"general.architecture": "gpt2", "gpt2.attention.sliding_window": 128}
     with pytest.raises(ModelLoadError, match=r"gpt2\.attention\.sliding_window"):
         config_of(metadata, vocab_size=8, tensors=frozenset(), rope_factors={})
+
+
+def test_a_score_of_experts_that_is_not_known_is_refused():
+    from penstock.model.gguf_config import config_of
+
+    metadata = {"general.architecture": "deepseek2", "deepseek2.expert_gating_func": 4}
+    with pytest.raises(ModelLoadError, match="expert_gating_func"):
+        config_of(metadata, vocab_size=8, tensors=frozenset(), rope_factors={})
+
+
+@pytest.mark.parametrize("architecture", ["llama", "deepseek2", "mamba2", "bert", "phi3"])
+def test_foreign_values_of_every_key_are_read_or_refused_in_words(architecture):
+    from penstock.errors import PenstockError
+    from penstock.model.family import read_model
+    from penstock.model.gguf_architectures import KEYS, READ
+    from penstock.model.gguf_config import config_of
+
+    foreign = [0, -1, 1 << 40, 0.5, float("nan"), True, "x", ["a"], np.arange(3)]
+    draw = random.Random(architecture)
+    keys = sorted({*KEYS, *ARCHITECTURES[architecture].keys, *READ})
+    for _ in range(300):
+        metadata = {"general.architecture": architecture}
+        for key in draw.sample(keys, draw.randint(0, len(keys))):
+            plain = draw.choice([1, 2, 4, 64, 128])
+            metadata[f"{architecture}.{key}"] = draw.choice([plain, plain, *foreign])
+        with contextlib.suppress(PenstockError):
+            found = config_of(metadata, vocab_size=64, tensors=frozenset(), rope_factors={})
+            read_model(json.loads(json.dumps(found)))
 
 
 def test_heads_that_are_not_the_width_over_their_number_are_refused_where_nobody_reads_them():

@@ -146,6 +146,10 @@ def test_deepseek_splits_numbers_by_three_and_ideographs_apart():
     [
         ({"tokenizer.ggml.scores": None}, "no scores"),
         ({"tokenizer.ggml.scores": [0.0]}, "another number"),
+        ({"tokenizer.ggml.scores": ["a"] * 322}, "no number"),
+        ({"tokenizer.ggml.add_bos_token": [1]}, "true or false"),
+        ({"tokenizer.ggml.remove_extra_whitespaces": 1}, "true or false"),
+        ({"tokenizer.ggml.bos_token_id": [1]}, "no token"),
         ({"tokenizer.ggml.precompiled_charsmap": "abc"}, "charsmap"),
         ({"tokenizer.ggml.unknown_token_id": 1 << 20}, "names token"),
     ],
