@@ -10,7 +10,7 @@
 //   t    argmax of noise(seed, position, t) - d, ties to the lowest index. T < 1e-5: argmax of w
 //
 // Scratch (sample_scratch_bytes): copies of edited chunks [V] | two key arrays [V] u64 | edits: token,
-// before, after [V/2] | maxima and chunks of two rows | 64 KiB.
+// before, after, maxima [V/2] | maxima and chunks of two rows | 64 KiB.
 #include "sampler_cut.h"
 #include "sampler_search.h"
 
@@ -47,6 +47,7 @@ Space divide(std::byte* scratch, int64_t vocab) {
     s.edits = {take_floats(v),
                nothing,
                reinterpret_cast<int32_t*>(take_floats(capacity)),
+               take_floats(capacity),
                take_floats(capacity),
                take_floats(capacity),
                0,

@@ -12,6 +12,7 @@ struct Edits {
     const float* nothing;  // a chunk of -inf
     int32_t* tokens;       // [capacity]: each logit edited in place, in order, duplicates too
     float *before, *after;
+    float* maxima;  // of its vector, before
     int64_t count, capacity;
     bool has_copies;
 };
@@ -39,6 +40,7 @@ PENSTOCK_INLINE void replace(Row& row, int64_t token, float value, Edits& edits)
     if (has_room) {
         edits.tokens[edits.count] = static_cast<int32_t>(token);
         edits.before[edits.count] = w;
+        edits.maxima[edits.count] = row.maxima[token / kLanes];
         edits.after[edits.count++] = value;
     }
     w = value;
@@ -50,7 +52,7 @@ PENSTOCK_INLINE void undo(Row& raw, const Edits& edits) {
     for (int64_t i = edits.count; i-- > 0;) {
         const int64_t token = edits.tokens[i];
         const_cast<float*>(raw.chunks[token / kChunk])[token % kChunk] = edits.before[i];
-        find_maximum(raw, token);
+        raw.maxima[token / kLanes] = edits.maxima[i];
     }
 }
 

@@ -99,13 +99,10 @@ RowMass mass_around(const Row& row, uint64_t key) {
     // zero).
     const float below[2] = {-d_key, -(d_key > 0.0f ? float_1(bits_1(d_key) + 1) : 0x1p-126f)};
     W8 total[2] = {}, before[2] = {};
-    const float* pending[kTogether];
-    float limit[kTogether];
-    int count = 0;
-    const auto flush = [&] {
+    const auto add = [&](const float* const(&vectors)[kTogether], const float(&limit)[kTogether]) {
         F16 x[kTogether];
         uint32_t is_before[kTogether];
-        for (int i = 0; i < kTogether; ++i) x[i] = load(pending[i]) - row.highest;
+        for (int i = 0; i < kTogether; ++i) x[i] = load(vectors[i]) - row.highest;
         if (row.highest == kCeiling)                                         // nothing is above it
             for (int i = 0; i < kTogether; ++i) x[i] = lower(zero(), x[i]);  // NaN stays
         if (row.rate != 1.0f)
@@ -120,20 +117,36 @@ RowMass mass_around(const Row& row, uint64_t key) {
                 if (kSplits) before[h] = add_where(before[h], is_before[i] >> (8 * h), m.half[h]);
             }
         }
-        count = 0;
     };
-    for (int64_t c = 0; c < row.num_chunks; ++c)
-        for (uint32_t massive = lanes_le(row.nearest(c), set1(kMassless)); massive; massive &= massive - 1) {
-            const int64_t v = __builtin_ctz(massive);
-            pending[count] = row.chunks[c] + v * kLanes;
-            if (kSplits) limit[count] = below[c * kChunk + (v + 1) * kLanes <= i_key];
-            if (++count == kTogether) flush();
+    const float* pending[kTogether];
+    float limits[kTogether];
+    int count = 0;
+    for (int64_t c = 0; c < row.num_chunks; ++c) {
+        uint32_t massive = lanes_le(row.nearest(c), set1(kMassless));
+        const float* const p = row.chunks[c];
+        if (massive == 0xffff && c != i_key / kChunk) {  // all of it, and on one side of the key
+            const float limit = below[c < i_key / kChunk];
+            for (int64_t i = 0; i < kChunk; i += kTogether * kLanes)
+                add({p + i, p + i + kLanes, p + i + 2 * kLanes, p + i + 3 * kLanes},
+                    {limit, limit, limit, limit});
+            continue;
         }
-    for (; count > 0 && count < kTogether; ++count) {
-        pending[count] = kNothing;
-        limit[count] = 0.0f;
+        for (; massive; massive &= massive - 1) {
+            const int64_t v = __builtin_ctz(massive);
+            pending[count] = p + v * kLanes;
+            limits[count] = below[c * kChunk + (v + 1) * kLanes <= i_key];
+            if (++count < kTogether) continue;
+            add(pending, limits);
+            count = 0;
+        }
     }
-    if (count > 0) flush();
+    if (count > 0) {
+        for (; count < kTogether; ++count) {
+            pending[count] = kNothing;
+            limits[count] = 0.0f;
+        }
+        add(pending, limits);
+    }
     return {sum_masses(total[0], total[1]), sum_masses(before[0], before[1])};
 }
 RowMass mass_of(const Row& row, uint64_t key) {
