@@ -71,7 +71,7 @@ bool pack_codes(Pool& pool, const Array<const int8_t>& codes, const std::vector<
     for (std::size_t i = 0; i < kMaxParts; ++i) {
         check((i < parts.size()) == (expected[i].bytes > 0), "not as many parts as the format has");
         if (expected[i].bytes == 0) continue;
-        const int64_t span = expected[i].per_group ? coding_of(f).group : 128;
+        const int64_t span = span_of(expected[i], coding_of(f), k);
         check(static_cast<int64_t>(parts[i].size()) == n * ((k + span - 1) / span) * expected[i].bytes,
               "a part is not a value per row and group");
         source.parts[i] = reinterpret_cast<const std::byte*>(parts[i].data());

@@ -449,6 +449,8 @@ std::string test_self_test(const std::string& isa, const std::string& fallback, 
     KernelTable table = candidate_of(isa).table();
     LinearKernel** const slot = kernel == "linear_bfloat16" ? &table.linear_bfloat16
                                 : kernel == "linear_int8"   ? &table.linear_int8
+                                : kernel == "linear_codes4" ? &table.linear_codes4
+                                : kernel == "linear_codes8" ? &table.linear_codes8
                                                             : &table.linear_int4;
     g_honest = *slot;
     if (!kernel.empty()) *slot = sabotaged;

@@ -117,11 +117,11 @@ constexpr OperandKind operand_of(Format f) {
            : f == Format::kBFloat16 ? OperandKind::kBFloat16
                                     : OperandKind::kInt8;
 }
-// Formats with an INT kernel: those that quantizing makes.
+// Formats that quantizing makes.
 constexpr bool is_quantizer(Format f) { return f >= Format::kInt8 && f <= Format::kInt4G128; }
-constexpr bool accepts(Format f, OperandKind kind) {
+constexpr bool accepts(Format f, OperandKind kind) {  // E2M1 are no integers
     if (!has_codes(f)) return kind == operand_of(f);
-    return kind == OperandKind::kBFloat16 || (kind == OperandKind::kInt8 && is_quantizer(f));
+    return kind == OperandKind::kBFloat16 || (kind == OperandKind::kInt8 && f != Format::kMXFP4);
 }
 
 // Bytes of the trailer of a superblock of `length` K (128, or 64 at the end). A group cut short is a group.
@@ -595,10 +595,8 @@ constexpr LinearKernel* linear_kernel(const KernelTable& t, Format f, OperandKin
             return t.linear_float16;
         case Format::kBFloat16:
             return t.linear_bfloat16;
-        case Format::kInt8:
-            return t.linear_int8;
         default:
-            return t.linear_int4;
+            return coding_of(f).bits == 8 ? t.linear_int8 : t.linear_int4;
     }
 }
 

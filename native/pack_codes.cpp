@@ -105,7 +105,7 @@ void read_rows(const CodeSource& source, const Coding& coding, int64_t row, int6
     std::memcpy(out.codes, source.data + row * source.row_bytes + first, static_cast<std::size_t>(count));
     const auto parts = parts_of(coding.trailer);
     for (std::size_t i = 0; i < kMaxParts && parts[i].bytes > 0; ++i) {
-        const int64_t span = parts[i].per_group ? coding.group : kSuperblockK;
+        const int64_t span = span_of(parts[i], coding, source.k);
         const int64_t all = (source.k + span - 1) / span, at = first / span;
         const int64_t end = (first + count + span - 1) / span;
         std::memcpy(out.parts[i], source.parts[i] + (row * all + at) * parts[i].bytes,
@@ -160,7 +160,7 @@ void store_codes(const Coding& coding, Pieces& pieces, int64_t length, std::byte
     }
 }
 
-// False: a value of two bytes, which is fp16, is not finite, or an exponent stands for NaN.
+// False: a value of two bytes, which is fp16, or of four, fp32, is not finite, or an exponent stands for NaN.
 bool store_parts(const Coding& coding, const Pieces& pieces, int64_t length, std::byte* trailer, int64_t j) {
     bool finite = true;
     const auto parts = parts_of(coding.trailer);
@@ -169,8 +169,9 @@ bool store_parts(const Coding& coding, const Pieces& pieces, int64_t length, std
         for (int64_t g = 0; g < count; ++g) {
             const uint8_t* const value = pieces.parts[i] + g * bytes;
             std::memcpy(trailer + (g * kPanel + j) * bytes, value, static_cast<std::size_t>(bytes));
-            finite &= bytes == 1 ? coding.trailer != Trailer::kExponent || value[0] != 255
-                                 : (value[1] & 0x7c) != 0x7c;
+            finite &= bytes == 1   ? coding.trailer != Trailer::kExponent || value[0] != 255
+                      : bytes == 2 ? (value[1] & 0x7c) != 0x7c
+                                   : (value[3] & 0x7f) != 0x7f || (value[2] & 0x80) == 0;
         }
         trailer += round_up(count * kPanel * bytes, 64);
     }
@@ -193,15 +194,21 @@ std::array<TrailerPart, kMaxParts> parts_of(Trailer trailer) noexcept {
             return {{{2, false}, {1, true}, {}, {}}};
         case Trailer::kExponent:
             return {{{1, true}, {}, {}, {}}};
+        case Trailer::kChannel:
+            return {{{4, false}, {}, {}, {}}};
         default:
             return {};
     }
 }
 
+int64_t span_of(const TrailerPart& part, const Coding& coding, int64_t k) noexcept {
+    return coding.trailer == Trailer::kChannel ? k : part.per_group ? coding.group : kSuperblockK;
+}
+
 bool holds(Format format, CodeLayout layout) noexcept {
     switch (layout) {
         case CodeLayout::kRows:
-            return has_codes(format) && format != Format::kInt8;
+            return has_codes(format);
         case CodeLayout::kQ4_0:
             return format == Format::kInt4G32;
         case CodeLayout::kQ4_1:
@@ -234,7 +241,8 @@ bool pack_code_panels(const CodeSource& source, Format format, std::byte* out, i
     const int64_t k_padded = round_up(source.k, 64);
     bool finite = true;
     for (int64_t p = begin; p < end; ++p) {
-        std::byte* block = out + p * panel_bytes(format, source.k);
+        std::byte* const panel = out + p * panel_bytes(format, source.k);
+        std::byte* block = panel;
         for (int64_t first = 0; first < k_padded; first += kSuperblockK) {
             const int64_t padded = k_padded - first < kSuperblockK ? k_padded - first : kSuperblockK;
             const int64_t count = source.k - first < padded ? source.k - first : padded;
@@ -245,7 +253,9 @@ bool pack_code_panels(const CodeSource& source, Format format, std::byte* out, i
                 const int64_t row = p * kPanel + j;
                 if (row < source.n) read_pieces(source, coding, row, first, count, pieces);
                 store_codes(coding, pieces, padded, block, j);
-                finite &= store_parts(coding, pieces, padded, block + codes, j);
+                std::byte* const trailer =
+                    coding.trailer == Trailer::kChannel ? panel + k_padded * kPanel : block + codes;
+                finite &= store_parts(coding, pieces, padded, trailer, j);
             }
             block += size;
         }

@@ -12,12 +12,15 @@ enum class CodeLayout : uint8_t { kRows, kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0, kQ4_
 
 constexpr int kMaxParts = 4;
 
-// A part of a trailer: bytes of one value, and whether there is one per group (else one per superblock).
+// A part of a trailer: bytes of one value, and whether there is one per group (else one per superblock; of a
+// channel's scale one per column, at the panel's end).
 struct TrailerPart {
     int64_t bytes;  // 0: no such part
     bool per_group;
 };
 std::array<TrailerPart, kMaxParts> parts_of(Trailer trailer) noexcept;
+// K of one value of a part, in rows of k.
+int64_t span_of(const TrailerPart& part, const Coding& coding, int64_t k) noexcept;
 
 struct CodeSource {
     CodeLayout layout;

@@ -33,6 +33,14 @@ void fill(float* out, int64_t count, uint32_t state) {
     }
 }
 
+// Panels of codes that nothing here packs: of these bytes every two are a finite fp16.
+void fill_codes(std::byte* out, int64_t count, uint32_t state) {
+    for (int64_t i = 0; i < count; ++i) {
+        state = state * 1664525U + 1013904223U;
+        out[i] = static_cast<std::byte>(state >> 24 & 0xbbU);
+    }
+}
+
 // 192 = one whole block of K and a short one; 48 columns = a panel and a half; 35 rows = two tiles and a
 // rest.
 constexpr int64_t kRows = 35, kColumns = 48, kDepth = 192;
@@ -45,13 +53,22 @@ class LinearCheck {
         fill(floats(w_), kColumns * kDepth, 2);
     }
 
-    bool agrees(Format format, OperandKernel* operand, LinearKernel* one, LinearKernel* other) const {
+    bool agrees(Format format, OperandKind kind, const KernelTable& table,
+                const KernelTable& fallback) const {
+        OperandKernel* const operand =
+            kind == OperandKind::kInt8 ? fallback.operand_int8 : fallback.operand_bfloat16;
+        LinearKernel *const one = linear_kernel(table, format, kind), *const other = linear_kernel(
+                                                                          fallback, format, kind);
         const int64_t panels = (kColumns + kPanel - 1) / kPanel, bytes = panel_bytes(format, kDepth);
         const Memory packed = zeroed(panels * bytes);
-        pack_panels({w_.get(), Format::kFloat32, kColumns, kDepth, kDepth}, format, packed.get(), 0, panels);
+        if (has_codes(format) && !is_quantizer(format)) {
+            fill_codes(packed.get(), panels * bytes, 3);
+        } else {
+            pack_panels({w_.get(), Format::kFloat32, kColumns, kDepth, kDepth}, format, packed.get(), 0,
+                        panels);
+        }
         const PackedWeight weight{format, kColumns, kDepth,      round_up(kDepth, 64),
                                   panels, bytes,    packed.get()};
-        const OperandKind kind = operand_of(format);
         const Memory data = zeroed(operand_bytes(kind, kRows, kDepth));
         const Memory scale = zeroed(round_up(kRows, kTileRows) * (weight.k_padded / 128 + 1) * 4);
         const Memory sum = zeroed(round_up(kRows, kTileRows) * (weight.k_padded / 32) * 4);
@@ -76,14 +93,18 @@ class LinearCheck {
 
 const char* first_difference_here(const KernelTable& table, const KernelTable& fallback) {
     const LinearCheck linear;
-    if (!linear.agrees(Format::kBFloat16, fallback.operand_bfloat16, table.linear_bfloat16,
-                       fallback.linear_bfloat16))
-        return "linear_bfloat16";
-    if (!linear.agrees(Format::kInt8, fallback.operand_int8, table.linear_int8, fallback.linear_int8))
-        return "linear_int8";
-    for (const Format format : {Format::kInt4G32, Format::kInt4G64, Format::kInt4G128})
-        if (!linear.agrees(format, fallback.operand_int8, table.linear_int4, fallback.linear_int4))
-            return "linear_int4";
+    if (!linear.agrees(Format::kBFloat16, OperandKind::kBFloat16, table, fallback)) return "linear_bfloat16";
+    // Of each width of codes one of every group and of every trailer.
+    for (const Format format : {Format::kInt8, Format::kInt8G32, Format::kInt8G64, Format::kInt8G128Zero,
+                                Format::kInt8G32Min, Format::kInt8Super, Format::kInt8Super16}) {
+        if (!linear.agrees(format, OperandKind::kInt8, table, fallback)) return "linear_int8";
+        if (!linear.agrees(format, OperandKind::kBFloat16, table, fallback)) return "linear_codes8";
+    }
+    for (const Format format : {Format::kInt4G32, Format::kInt4G64, Format::kInt4G128, Format::kInt4G64Zero,
+                                Format::kInt4G32Min, Format::kInt4Super}) {
+        if (!linear.agrees(format, OperandKind::kInt8, table, fallback)) return "linear_int4";
+        if (!linear.agrees(format, OperandKind::kBFloat16, table, fallback)) return "linear_codes4";
+    }
     return nullptr;
 }
 

@@ -154,10 +154,18 @@ PENSTOCK_INLINE uint16_t round_bf16_1(float x) {
     return static_cast<uint16_t>((u + 0x7fffU + ((u >> 16) & 1U)) >> 16);
 }
 
-// fp16 -> fp32, exact, subnormals included (by integers and one exact multiplication, since DAZ may be set).
+// fp16 -> fp32, exact, subnormals included (VCVTPH2PS knows no DAZ; else by integers and one exact
+// multiplication).
 PENSTOCK_INLINE F16 widen_fp16(const uint16_t* p) {
 #if defined(__AVX512F__)
     return reinterpret_cast<F16>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+#elif defined(__F16C__)
+    const auto* halves = reinterpret_cast<const __m128i*>(p);
+    const __m256 wide[2] = {_mm256_cvtph_ps(_mm_loadu_si128(halves)),
+                            _mm256_cvtph_ps(_mm_loadu_si128(halves + 1))};
+    F16 r;
+    std::memcpy(&r, wide, 64);
+    return r;
 #else
     U16 h;
     for (int i = 0; i < kLanes; ++i) h[i] = p[i];

@@ -22,8 +22,20 @@ struct TileScratch {
     alignas(64) std::byte codes[kChunkBlocks * 2 * kStepCodes];
 };
 
-// Source brings G (k of a group; 128 where there are no scales), kHasScales, codes(work, block, blocks,
-// scratch): the chunk as signed bytes, and scales(work, block, num_k, group, half): sixteen fp32 scales.
+// The layout of a format's superblocks. Source derives from it and brings codes(work, block, blocks,
+// scratch): the chunk as signed bytes, kBlockCodes from superblock to superblock, each kUnit times the code.
+template <Format F>
+struct IntegerSource {
+    static constexpr Coding kCoding = coding_of(F);
+    static constexpr Trailer T = kCoding.trailer;
+    static constexpr int64_t G = kCoding.group == 0 ? kBlockK : kCoding.group;
+    static constexpr int64_t kBlockBytes = superblock_bytes(kCoding, kBlockK);
+
+    static const std::byte* trailer(const IntegerWork& work, int64_t block, int64_t num_k) {
+        return work.panel + block * kBlockBytes + num_k * 4 * kCoding.bits;
+    }
+};
+
 template <class Source>
 struct IntegerTiles {
     static constexpr int64_t kRowGroup = 512;  // unpacking a panel is dear beside tiles
@@ -81,7 +93,8 @@ struct IntegerTiles {
         }
         for (int64_t k = begin; k < begin + count; k += kTileK) {
             const int64_t step = k / 64, inside = k % 64;
-            const std::byte* const w = codes + (block_in_chunk * 2 + step) * kStepCodes + inside * 16;
+            const std::byte* const w =
+                codes + block_in_chunk * Source::kBlockCodes + step * kStepCodes + inside * 16;
             PENSTOCK_TILE_LOAD(6, w, 64);
             PENSTOCK_TILE_LOAD(7, w + kStepCodes / 2, 64);
             PENSTOCK_TILE_LOAD(4, work.codes(row, b) + step * kTileRows * 64 + inside, 64);
@@ -104,20 +117,25 @@ struct IntegerTiles {
     // The fp32 steps of one group, and of its block when it is the last.
     PENSTOCK_INLINE void combine(const IntegerWork& work, int64_t row, int64_t rows, int64_t b, int64_t g,
                                  const int32_t (*c)[2][16 * 16], float (*v)[kPanel]) {
-        const int64_t num_k = work.block_k(b);
-        const bool is_first = g == 0, is_last = (g + 1) * Source::G >= num_k;
-        F16 scale[2];
-        for (int t = 0; t < 2; ++t)
-            if constexpr (Source::kHasScales) scale[t] = Source::scales(work, b, num_k, g, t);
+        constexpr Trailer T = Source::T;
+        constexpr float kInverse = 1.0f / Source::kUnit;  // of a power of two: exact
+        const int64_t num_k = work.block_k(b), groups = num_k < Source::G ? 1 : num_k / Source::G;
+        const bool is_first = g == 0, is_last = g + 1 == groups;
+        const std::byte* const trailer = Source::trailer(work, b, num_k);
+        F16 scale[2], offset[2];
+        for (int t = 0; t < 2; ++t) {
+            scale[t] = group_scale<T>(trailer, groups, g, t * kLanes) * kInverse;
+            offset[t] = group_offset<T>(trailer, groups, g, t * kLanes);
+        }
         for (int64_t m = 0; m < rows; ++m) {
             float* const sums = work.sums + (row + m) * kPanel;
             const F16 row_scale = set1(*work.scales(row + m, b));
+            const float x = has_offset(T) ? sum_of_codes(work, row + m, b, g, num_k / groups) : 0.0f;
             for (int t = 0; t < 2; ++t) {
                 I16 exact;
                 std::memcpy(&exact, c[m / 16][t] + m % 16 * 16, 64);
-                F16 value = to_float(exact);
-                if constexpr (Source::kHasScales)
-                    value = is_first ? value * scale[t] : fma(value, scale[t], load(v[m] + t * kLanes));
+                const F16 value =
+                    add_group<T>(load(v[m] + t * kLanes), exact, scale[t], offset[t], x, is_first);
                 if (is_last) {
                     store(sums + t * kLanes, fma(value, row_scale, load(sums + t * kLanes)));
                 } else {
@@ -125,6 +143,15 @@ struct IntegerTiles {
                 }
             }
         }
+    }
+
+    // Over the `count` k of group g of block b: whole 32s, where there are offsets.
+    PENSTOCK_INLINE float sum_of_codes(const IntegerWork& work, int64_t row, int64_t b, int64_t g,
+                                       int64_t count) {
+        const int32_t* const sums = work.code_sums(row, b) + g * (count / 32) * kTileRows;
+        int32_t total = 0;
+        for (int64_t i = 0; i < count / 32; ++i) total += sums[i * kTileRows];
+        return static_cast<float>(total);
     }
 };
 

@@ -91,17 +91,39 @@ PENSTOCK_INLINE void prefetch_lines(const BlockRun& at, int64_t step, const int8
     for (int m = 0; m < R; ++m) __builtin_prefetch(codes + (2 * kTileRows + m) * 64);
 }
 
-#if defined(__AVX512F__)
-// -kBias * the sum of the codes of `groups` times 32 of K, for all 16 rows of a tile.
-template <int kBias>
-PENSTOCK_INLINE void start_values(const int32_t* code_sums, int64_t groups, int32_t* start) {
+// The sums of `parts` times 32 of K, for all 16 rows of a tile.
+PENSTOCK_INLINE I16 add_sums(const int32_t* code_sums, int64_t parts) {
     U16 total{}, part;  // unsigned: lanes of rows that nobody wrote may overflow
-    for (int64_t i = 0; i < groups; ++i) {
+    for (int64_t i = 0; i < parts; ++i) {
         std::memcpy(&part, code_sums + i * kTileRows, 64);
         total += part;
     }
-    total = (U16{} - total) * static_cast<uint32_t>(kBias);
+    return reinterpret_cast<I16>(total);
+}
+
+#if defined(__AVX512F__)
+// -kBias * the sum of the codes of `parts` times 32 of K, for all 16 rows of a tile.
+template <int kBias>
+PENSTOCK_INLINE void start_values(const int32_t* code_sums, int64_t parts, int32_t* start) {
+    const U16 total =
+        (U16{} - reinterpret_cast<U16>(add_sums(code_sums, parts))) * static_cast<uint32_t>(kBias);
     std::memcpy(start, &total, 64);
+}
+// The same of each 16 of K, of which nobody has the sums: from R rows' codes, start[group][lane + row].
+template <int kBias, int R>
+PENSTOCK_INLINE void start_sixteens(const int8_t* codes, int64_t lane, int64_t steps,
+                                    int32_t (*start)[kTileRows]) {
+    const __m512i bias = _mm512_set1_epi8(static_cast<char>(kBias));
+    for (int64_t step = 0; step < steps; ++step)
+        for (int m = 0; m < R; ++m) {
+            const __m512i row = _mm512_loadu_si512(codes + (step * kTileRows + m) * 64);
+            __m512i four = _mm512_dpbusd_epi32(_mm512_setzero_si512(), bias, row);
+            four = _mm512_add_epi32(four, _mm512_shuffle_epi32(four, _MM_PERM_CDAB));
+            four = _mm512_add_epi32(four, _mm512_shuffle_epi32(four, _MM_PERM_BADC));
+            int32_t total[kTileRows];
+            std::memcpy(total, &four, 64);
+            for (int g = 0; g < 4; ++g) start[4 * step + g][lane + m] = -total[4 * g];
+        }
 }
 PENSTOCK_INLINE __m512i four_codes(const int8_t* p) {
     int32_t four;
@@ -114,7 +136,6 @@ PENSTOCK_INLINE const int8_t* reload(const int8_t* codes) {
     asm volatile("" : "+r"(codes));
     return codes;
 }
-PENSTOCK_INLINE F16 exact_float(__m512i c) { return to_float(reinterpret_cast<I16>(c)); }
 #elif defined(__AVX2__)
 PENSTOCK_INLINE __m256i four_codes(const int8_t* p) {
     int32_t four;

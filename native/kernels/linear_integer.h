@@ -1,15 +1,21 @@
 // What the INT linears share: where things lie, the outer loops, the last step.
 //
 //     for each block b of 128 k, ascending (the last may hold 64):
-//         c = sum over k of a[t, k] * w[n, k]                 int32, exact, per group of K
-//         int8:  v = f32(c)
-//         int4:  v = f32(c_0) * s_0, then v = fma(f32(c_g), s_g, v) for the groups of b, ascending
+//         c_g = sum over the k of group g of a[t, k] * code[n, k]        int32, exact
+//         v = f32(c_0) * scale[n, 0], then v = fma(f32(c_g), scale[n, g], v) for the groups of b, ascending
+//         where codes have offsets, after each of those: v = fma(f32(x_g), offset[n, g], v)
+//                                                x_g: the sum of a[t, k] over the same k, int32
+//         one scale for all of K: v = f32(c)
 //         acc = fma(v, a_scale[t, b], acc)                    from +0
-//     y[t, n] = acc (int8: * scale[n])  (+ bias[n])  (addend[t, n] + that)
+//     y[t, n] = acc (one scale for all of K: * scale[n])  (+ bias[n])  (addend[t, n] + that)
+//
+// All of these f32() are exact: |c| <= 128 * 128 * 127 < 2^24. The x_g are what the quantizer of a row has
+// added up, 32 by 32 (Operand::sum), so a zero point or a minimum costs one FMA for a group.
 //
 // A format brings accumulate(IntegerWork): blocks onto fp32 sums. Sums wait as fp32 in scratch, which changes
 // no bit, so the order of panels, rows and chunks of K is about speed alone.
 #pragma once
+#include "kernels/codes.h"
 #include "kernels/linear_out.h"
 
 namespace penstock::PENSTOCK_ISA {
@@ -43,6 +49,64 @@ struct IntegerWork {
         return left < kBlockK ? left : kBlockK;
     }
 };
+
+// Calls run.operator()<F>() for the format `f`, one of 4-bit codes, or of 8-bit codes.
+template <class Run>
+PENSTOCK_INLINE void with_int4(Format f, const Run& run) {
+    switch (f) {
+        case Format::kInt4G32:
+            return run.template operator()<Format::kInt4G32>();
+        case Format::kInt4G64:
+            return run.template operator()<Format::kInt4G64>();
+        case Format::kInt4G32Zero:
+            return run.template operator()<Format::kInt4G32Zero>();
+        case Format::kInt4G64Zero:
+            return run.template operator()<Format::kInt4G64Zero>();
+        case Format::kInt4G128Zero:
+            return run.template operator()<Format::kInt4G128Zero>();
+        case Format::kInt4G32Min:
+            return run.template operator()<Format::kInt4G32Min>();
+        case Format::kInt4Super:
+            return run.template operator()<Format::kInt4Super>();
+        default:
+            return run.template operator()<Format::kInt4G128>();
+    }
+}
+template <class Run>
+PENSTOCK_INLINE void with_int8(Format f, const Run& run) {
+    switch (f) {
+        case Format::kInt8G32:
+            return run.template operator()<Format::kInt8G32>();
+        case Format::kInt8G64:
+            return run.template operator()<Format::kInt8G64>();
+        case Format::kInt8G128:
+            return run.template operator()<Format::kInt8G128>();
+        case Format::kInt8G32Zero:
+            return run.template operator()<Format::kInt8G32Zero>();
+        case Format::kInt8G64Zero:
+            return run.template operator()<Format::kInt8G64Zero>();
+        case Format::kInt8G128Zero:
+            return run.template operator()<Format::kInt8G128Zero>();
+        case Format::kInt8G32Min:
+            return run.template operator()<Format::kInt8G32Min>();
+        case Format::kInt8Super:
+            return run.template operator()<Format::kInt8Super>();
+        case Format::kInt8Super16:
+            return run.template operator()<Format::kInt8Super16>();
+        default:
+            return run.template operator()<Format::kInt8>();
+    }
+}
+
+// A group's exact sums of sixteen columns onto v; `x`: what the offsets are multiplied by.
+template <Trailer T>
+PENSTOCK_INLINE F16 add_group(F16 v, I16 c, F16 scale, F16 offset, float x, bool is_first) {
+    const F16 f = to_float(c);
+    if constexpr (T == Trailer::kChannel) return f;
+    v = is_first ? f * scale : fma(f, scale, v);
+    if constexpr (has_offset(T)) v = fma(set1(x), offset, v);
+    return v;
+}
 
 // Kernel brings accumulate(IntegerWork) and kRowGroup: rows that meet a panel before the next one does.
 template <class Kernel>

@@ -121,4 +121,13 @@ def test_parts_that_do_not_fit_are_refused():
         with pytest.raises(ValueError, match="part"):
             native.Pool(1).pack_codes(rows.codes, parts, "int8_g32_zero", out)
     with pytest.raises(ValueError, match="does not hold"):
-        native.Pool(1).pack_codes(rows.codes, [scale], "int8", out)
+        native.Pool(1).pack_codes(rows.codes, [scale], "bfloat16", out)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_column_whose_scale_is_not_finite_is_told(bad):
+    rows = random_rows("int8", 40, 192)
+    assert pack_rows(rows, "int8")[0] is True
+    rows.parts["column"][39] = bad
+
+    assert pack_rows(rows, "int8")[0] is False

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from penstock.weights.coding import PARTS, CodedRows
 from penstock.weights.format import FORMATS, round_up
 
 native = pytest.importorskip("penstock._native", reason="this build has no native backend")
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
-NAMES = ("int8", "int4_g32", "int4_g64", "int4_g128")
+NAMES = [name for name in FORMATS if "int8" in FORMATS[name].operands]
+CODED = [name for name in NAMES if name != "int8"]
 WIDTHS = (1, 31, 32, 33, 96)
 DEPTHS = (64, 128, 192, 576)
 BLOCK_K = 128  # of one activation scale
@@ -51,8 +53,12 @@ class Weight:
 
     def times(self, isa: str, x: F32, bias: F32 | None = None, addend: F32 | None = None) -> F32:
         x = np.ascontiguousarray(x)
-        y: F32 = native.test_linear(isa, self.name, self.packed, self.n, self.k, x, bias, addend)
+        y: F32 = native.test_linear(isa, self.name, self.packed, self.n, self.k, x, bias, addend, "int8")
         return y
+
+    def rows(self) -> CodedRows:
+        rows: CodedRows = FORMATS[self.name].coding.unpack(self.packed, self.n, self.k)  # type: ignore[attr-defined]
+        return rows
 
 
 def quantized(x: F32) -> tuple[I64, F32]:
@@ -79,45 +85,30 @@ def near(weight: Weight, x: F32) -> tuple[NDArray[np.float64], NDArray[np.float6
 
 
 def by_contract(weight: Weight, x: F32) -> F32:
-    """kernels.h, group by group: exact integer sums, then single roundings in one order."""
+    """linear_integer.h, group by group: exact integer sums, then single roundings in one order."""
     codes, scales = quantized(x)
-    group = BLOCK_K if weight.name == "int8" else int(weight.name.removeprefix("int4_g"))
-    acc = np.zeros((len(x), weight.n), np.longdouble)
-    column_scale = np.ones(weight.n, np.float32)
+    rows = weight.rows()
+    integers, offset = rows.codes.astype(np.int64), rows.offset()
     if weight.name == "int8":
-        column_scale = weight.packed.reshape(-1, 32 * weight.k + 128)[:, -128:].copy().view(np.float32)
-        column_scale = column_scale.reshape(-1)[: weight.n]
+        group, scale, column_scale = BLOCK_K, None, rows.scale()[:, 0]
+    else:
+        group, scale, column_scale = rows.coding.group, rows.scale(), np.ones(weight.n, np.float32)
+    acc = np.zeros((len(x), weight.n), np.longdouble)
     for b in range(scales.shape[1]):
         t = np.zeros_like(acc)
         end = min((b + 1) * BLOCK_K, weight.k)
         for first in range(b * BLOCK_K, end, group):
-            here = slice(first, min(first + group, end))
-            w = weight.wide[:, here]
-            if weight.name == "int8":
-                d = np.where(column_scale == 0, np.float32(1), column_scale)
-            else:
-                d = scale_of(weight, first)
-            integers = np.rint(w / np.where(d == 0, np.float32(1), d)[:, None]).astype(np.int64)
-            c = codes[:, here] @ integers.T
-            t = rounded(t + c * d.astype(np.longdouble)) if weight.name != "int8" else c.astype(np.longdouble)
+            here, g = slice(first, min(first + group, end)), first // group
+            c = (codes[:, here] @ integers[:, here].T).astype(np.longdouble)
+            t = c if scale is None else rounded(c * scale[:, g].astype(np.longdouble) + t)
+            if offset is not None:
+                t = rounded(codes[:, here].sum(1)[:, None] * offset[:, g].astype(np.longdouble) + t)
         acc = rounded(acc + t * scales[:, b : b + 1].astype(np.longdouble))
     return (acc.astype(np.float32) * column_scale).astype(np.float32)
 
 
 def rounded(x: NDArray[np.longdouble]) -> NDArray[np.longdouble]:
     return x.astype(np.float32).astype(np.longdouble)
-
-
-def scale_of(weight: Weight, k: int) -> F32:
-    """The fp16 scales of every column for the group that holds `k`, read where int4.py draws them."""
-    group = int(weight.name.removeprefix("int4_g"))
-    k_padded = round_up(weight.k, 64)
-    superblock = 2048 + BLOCK_K // group * 64
-    length = min(BLOCK_K, k_padded - k // BLOCK_K * BLOCK_K)
-    at = k // BLOCK_K * superblock + length * 16 + k % BLOCK_K // min(group, length) * 64
-    panels = weight.packed.reshape(-1, weight.packed.size // (round_up(weight.n, 32) // 32))
-    scales = panels[:, at : at + 64].copy().view(np.float16).reshape(-1)
-    return scales[: weight.n].astype(np.float32)
 
 
 @pytest.mark.skipif(np.finfo(np.longdouble).nmant < 63, reason="needs a long double of 64 bits")
@@ -191,15 +182,52 @@ def test_bias_is_added_to_the_sum_and_that_to_the_addend(isa, name, n):
     assert weight.times(isa, x, bias, addend).tobytes() == (addend + (plain + bias)).tobytes()
 
 
-@pytest.mark.parametrize("isa", native.isas())
-@pytest.mark.parametrize("name", NAMES)
-def test_the_largest_codes_do_not_saturate(isa, name):
-    """Every product at its largest, all of one sign: 16-bit sums of pairs are closest to their ends."""
-    for sign in (-1, 1):
-        weight = Weight(name, np.full((33, 256), sign, np.float32))
-        y = weight.times(isa, np.full((3, 256), -2, np.float32))
+def coded(name: str, codes: NDArray[np.int64], zero: int = 0) -> Weight:
+    """Codes [N,K] as they are, with scales of 1 and, where there is one, this zero point or minimum."""
+    weight = Weight(name, np.zeros(codes.shape, np.float32))
+    coding = FORMATS[name].coding  # type: ignore[attr-defined]
+    n, k = codes.shape
+    ones = {"scale": 1, "sub_scale": 1, "d": 1, "dmin": 1, "zero": zero, "min": zero, "sub_min": abs(zero)}
+    parts = {
+        part: np.full((n, -(-k // (coding.group if per_group else BLOCK_K))), ones[part], dtype)
+        for part, dtype, per_group in PARTS[coding.trailer]
+    }
+    weight.packed = aligned(coding.pack(CodedRows(coding, codes.astype(np.int8), parts)))
+    weight.wide = FORMATS[name].unpack(weight.packed, *codes.shape)
+    return weight
 
-        np.testing.assert_allclose(y, -512 * sign, rtol=1e-6)
+
+def code_range(name: str) -> tuple[int, int]:
+    coding = FORMATS[name].coding  # type: ignore[attr-defined]
+    return (-128, 127) if coding.bits == 8 else (-coding.bias, 15 - coding.bias)
+
+
+@pytest.mark.parametrize("isa", native.isas())
+@pytest.mark.parametrize("name", CODED)
+@pytest.mark.parametrize("k", [128, 192])
+def test_every_code_counts_as_it_stands(isa, name, k):
+    """Each column holds one code everywhere, beside values of 127, and of -127: no pair saturates."""
+    low, high = code_range(name)
+    codes = np.arange(low, high + 1)
+    weight = coded(name, np.repeat(codes[:, None], k, axis=1))
+    for sign in (127, -127):
+        y = weight.times(isa, np.full((3, k), sign, np.float32))
+
+        np.testing.assert_allclose(y, np.broadcast_to(sign * k * codes, y.shape), rtol=1e-6)
+
+
+@pytest.mark.parametrize("isa", native.isas())
+@pytest.mark.parametrize("name", [name for name in CODED if name.endswith(("_zero", "_min", "_super"))])
+@pytest.mark.parametrize("zero", [-128, -3, 0, 8, 127])
+def test_what_is_taken_off_every_code_is_taken_off(isa, name, zero):
+    """A zero point as large as the codes themselves: nothing is left of a column that holds it."""
+    zero = zero if "zero" in name else min(abs(zero), 60)
+    codes = np.repeat(np.arange(*code_range(name))[:, None], 192, axis=1)
+    weight, x = coded(name, codes, zero), np.repeat([[127.0], [-127.0]], 192, axis=1).astype(np.float32)
+    taken = -zero if name.endswith("_min") else zero
+
+    expected = x.sum(1)[:, None] * (codes[:, 0] - taken)
+    np.testing.assert_allclose(weight.times(isa, x), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("isa", native.isas())

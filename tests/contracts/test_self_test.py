@@ -3,6 +3,7 @@
 import pytest
 
 _native = pytest.importorskip("penstock._native", reason="no native build")
+KERNELS = ["linear_bfloat16", "linear_int8", "linear_int4", "linear_codes4", "linear_codes8"]
 PAIRS = [(isa, "avx512") for isa in _native.isas() if isa.startswith("amx")]
 
 
@@ -11,7 +12,7 @@ def test_equal_kernels_are_trusted(isa: str, fallback: str) -> None:
     assert _native.test_self_test(isa, fallback, "") == ""
 
 
-@pytest.mark.parametrize("kernel", ["linear_bfloat16", "linear_int8", "linear_int4"])
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("isa, fallback", PAIRS)
 def test_one_wrong_bit_is_noticed_and_the_kernel_named(isa: str, fallback: str, kernel: str) -> None:
     assert _native.test_self_test(isa, fallback, kernel) == kernel

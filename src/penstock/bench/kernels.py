@@ -23,7 +23,9 @@ from penstock.bench.stack import MAX_LOGIT_ROWS, Stack, make_stack, num_layers_o
 from penstock.request import SamplingParams
 from penstock.sampling.rows import RowRequest
 
-FORMATS = ("float32", "float16", "bfloat16", "int8", "int4_g32", "int4_g64", "int4_g128")
+QUANTIZED = ("int8", "int4_g32", "int4_g64", "int4_g128")
+CODES = ("int8_g32", "int4_g32_min", "int4_g128_zero")  # of Q8_0, of Q4_1, of GPTQ and AWQ
+FORMATS = ("float32", "float16", "bfloat16", *QUANTIZED, *CODES)
 ROWS = (1, 2, 4, 8, 16, 32, 128, 512)
 MAX_DECODE_ROWS = 32  # more rows are one prompt
 DECODE_CONTEXT = 128

@@ -23,6 +23,7 @@ from penstock.sampling.rows import RowRequest, make_rows
 from penstock.step import StepInput
 from penstock.weights.arena import reserve
 from penstock.weights.format import FORMATS, PANEL_COLUMNS
+from penstock.weights.formats.codes import Codes
 from penstock.weights.loader import LoadedWeights, panel_bytes
 
 SHAPE = {  # of Llama-3.2-1B
@@ -136,7 +137,10 @@ def _pack(pool: _native.Pool, use: WeightUse, out: NDArray[np.uint8]) -> None:
         part = source[: min(rows, n - begin)]
         end = min(n, begin + rows)
         place = out[begin // PANEL_COLUMNS * per_panel : -(-end // PANEL_COLUMNS) * per_panel]
-        pool.pack(part.view(np.uint16) if part.itemsize == 2 else part, dtype, use.format, place)
+        if isinstance(FORMATS[use.format], Codes):  # made by others' quantizers: numpy alone packs them
+            place[:] = FORMATS[use.format].pack(part)
+        else:
+            pool.pack(part.view(np.uint16) if part.itemsize == 2 else part, dtype, use.format, place)
 
 
 def _embedding(n: int, k: int) -> NDArray[np.generic]:

@@ -151,6 +151,7 @@ def facts_of(spec: ModelSpec, checkpoint: Checkpoint, config: EngineConfig) -> F
     head = own_formats.get("embed" if spec.tie_embeddings else "lm_head", "")
     layers = [own for source, own in own_formats.items() if source.startswith("layers.")]
     code_formats = tuple(sorted(set(layers) & set(FORMATS) - set(DTYPES)))
+    float_formats = tuple(sorted(set(layers) & set(DTYPES))) if code_formats else ()
     cannot_fetch = ""
     if not isas() or refusals or config.backend == "reference":
         cannot_fetch = "the reference backend holds all weights. Choose a smaller model, or free memory."
@@ -158,6 +159,7 @@ def facts_of(spec: ModelSpec, checkpoint: Checkpoint, config: EngineConfig) -> F
         cannot_fetch = "nothing is kept on disk to read them from. Leave pack_cache on, or free memory."
     return Facts(
         dtype, native_isa, tuple(refusals), weight_bytes, layer_block_bytes, code_formats=code_formats,
+        float_formats=float_formats,
         head_format=head, experts=ExpertFacts(expert_bytes, cannot_fetch),
     )  # fmt: skip
 

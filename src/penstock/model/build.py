@@ -6,7 +6,6 @@ Writes the plain program: one op per step of the arithmetic, every rounding poin
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final
 
 import numpy as np
 
@@ -32,24 +31,16 @@ from penstock.ops.norm import head_norm, norm, rows_norm_operand
 from penstock.ops.pointwise import add, softcap
 from penstock.ops.rope import rope
 from penstock.ops.rounding import operand, round_to
-
-FLOAT_FORMATS: Final = (
-    "float32",
-    "float16",
-)  # fp16 weights are widened exactly and run under the FP32 contract
-
-
-INT_FORMATS: Final = ("int8", "int4_g32", "int4_g64", "int4_g128")  # those that also have an INT kernel
+from penstock.weights.format import FORMATS
 
 
 def operand_of(weight_format: str, activations: str = "int8") -> str:
     """What a linear of this format reads: the arithmetic contract follows the weights.
 
-    `activations`: of formats that come in two contracts. Other integer codes are read under the BF16 one.
+    `activations`: of formats that come in two contracts.
     """
-    if weight_format in FLOAT_FORMATS:
-        return "float32"
-    return activations if weight_format in INT_FORMATS else "bfloat16"
+    operands = FORMATS[weight_format].operands
+    return activations if activations in operands else operands[0]
 
 
 def build(

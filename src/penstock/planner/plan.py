@@ -12,6 +12,7 @@ from penstock.config import EngineConfig, Plan
 from penstock.errors import ConfigError, ModelLoadError, OutOfMemoryError
 from penstock.kv.codec import CODECS
 from penstock.kv.groups import KVGroup, checkpoint_blocks, make_groups, split_blocks, total_bytes
+from penstock.model.build import operand_of
 from penstock.model.spec import LatentAttentionSpec, ModelSpec
 from penstock.planner.caching import ASKED, plan_key_share, plan_prefix_cache
 from penstock.planner.experts import NO_EXPERTS, ExpertFacts, plan_experts
@@ -39,6 +40,7 @@ class Facts:
     layer_block_bytes: Callable[[str, str, int], list[int]]  # (backend, kv dtype, block size) -> per layer
     experts: ExpertFacts = NO_EXPERTS
     code_formats: tuple[str, ...] = ()  # of matrices that are integer codes in the checkpoint
+    float_formats: tuple[str, ...] = ()  # of the layers' matrices beside those
     head_format: str = ""  # of the head, where it is one of them
 
 
@@ -214,11 +216,12 @@ def _activations(config: EngineConfig, facts: Facts, weight_format: str, reasons
         reasons["activations"] = "no weights are integers"
         return "bfloat16"
     if config.activations != "auto":
-        without = [name for name in facts.code_formats if name not in LOSSY_FORMATS]
+        held = facts.code_formats + facts.float_formats
+        without = [name for name in held if operand_of(name, "int8") != "int8"]
         if config.activations == "int8" and without:
             raise ConfigError(
-                f"activations int8: this checkpoint holds {', '.join(without)}, which native kernels "
-                f"multiply with bfloat16 alone. Leave it out."
+                f"activations int8: this checkpoint holds {', '.join(without)} in its layers, which is no "
+                f"integer and multiplied with bfloat16 alone. Leave it out."
             )
         reasons["activations"] = ASKED
         return config.activations

@@ -15,6 +15,7 @@ at a multiple of 64 bytes:
                                                                    d * sub_scale, -dmin * sub_min
     sub       d fp16 [32], sub_scale s8 [G][32]                                   d * sub_scale, 0
     exponent  exponent u8 [G][32]                                                 2 ** (exponent - 127), 0
+    channel   none; once, at the panel's end: column fp32 [32]                    column, 0
 
 All these products are exact in float32. Four bits are stored as code + bias. With exponents for scales they
 are E2M1, floats of four bits (OCP Microscaling Formats v1.0): a code is then what is stored, and E2M1[code]
@@ -47,7 +48,9 @@ PARTS: Final[Mapping[str, tuple[tuple[str, Any, bool], ...]]] = {  # Any: numpy'
     ),
     "sub": (("d", np.float16, False), ("sub_scale", np.int8, True)),
     "exponent": (("exponent", np.uint8, True),),
+    "channel": (),
 }
+COLUMN_BYTES: Final = 4 * PANEL_COLUMNS  # at the end of a panel
 
 NAN_EXPONENT: Final = 255
 _MAGNITUDES: Final = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
@@ -57,14 +60,15 @@ E2M1: Final = np.array([*_MAGNITUDES, *(-x for x in _MAGNITUDES)], np.float32)
 @dataclass(frozen=True, slots=True)
 class Coding:
     bits: int  # 4 or 8
-    group: int  # K that share a scale
+    group: int  # K that share a scale; 0: all, by "channel"
     trailer: str  # a key of PARTS
     bias: int = 0  # what is added to a 4-bit code to store it
 
     def panel_bytes(self, k: int) -> int:
-        return sum(
+        blocks = sum(
             count * self._superblock_bytes(length) for _, length, count in self._regions(_round_up(k, 64))
         )
+        return blocks + (0 if self.group else COLUMN_BYTES)
 
     def pack(self, rows: "CodedRows") -> NDArray[np.uint8]:
         """The bytes of `rows`, one dimension. What pads N and K is a code of 0 with a scale of 0."""
@@ -86,6 +90,8 @@ class Coding:
                 flat = np.ascontiguousarray(by_group, dtype).reshape(len(panels), count, -1)
                 blocks[:, :, begin:end] = flat.view(np.uint8)
             at += count * size
+        if not self.group:
+            panels[:, at:] = rows.parts["column"].reshape(-1, PANEL_COLUMNS).view(np.uint8)
         return panels.reshape(-1)
 
     def unpack(self, packed: NDArray[np.uint8], n: int, k: int) -> "CodedRows":
@@ -109,6 +115,8 @@ class Coding:
                 parts[name].append(by_group.reshape(columns, -1))
             at += count * size
         joined = {name: np.concatenate(found, axis=1)[:n] for name, found in parts.items()}
+        if not self.group:
+            joined["column"] = np.ascontiguousarray(panels[:, at:]).view(np.float32).reshape(-1, 1)[:n]
         return CodedRows(self, codes[:n, :k], joined)
 
     def _store_codes(self, codes: NDArray[np.uint8], out: NDArray[np.uint8], length: int) -> None:
@@ -140,6 +148,8 @@ class Coding:
             part = rows.parts[name]
             count = -(-k_padded // (self.group if per_group else SUPERBLOCK_K))
             parts[name] = np.pad(part.astype(dtype), ((0, n_padded - n), (0, count - part.shape[1])))
+        if not self.group:
+            parts["column"] = np.pad(rows.parts["column"].astype(np.float32), ((0, n_padded - n), (0, 0)))
         return CodedRows(self, np.pad(rows.codes, ((0, n_padded - n), (0, k_padded - k))), parts)
 
     @staticmethod
@@ -163,23 +173,25 @@ class Coding:
             at = _round_up(at + size, LINE_BYTES)
 
     def _superblock_bytes(self, length: int) -> int:
-        *_, (_, _, _, _, end) = self._places(length)
-        return _round_up(end, LINE_BYTES)
+        ends = [4 * self.bits * length, *(end for _, _, _, _, end in self._places(length))]
+        return _round_up(ends[-1], LINE_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
 class CodedRows:
     """Rows of a matrix as codes, and the parts of the coding's trailer for each row.
 
-    A part is [n, groups of K] or, one per superblock, [n, K / 128 rounded up].
+    A part is [n, groups of K] or, one per superblock, [n, K / 128 rounded up]; "column" is [n, 1].
     """
 
     coding: Coding
     codes: NDArray[np.int8]  # [n, k]: what multiplies the scale, or its place in E2M1
-    parts: Mapping[str, NDArray[Any]]  # Any: fp16, s8 or u8
+    parts: Mapping[str, NDArray[Any]]  # Any: fp16, fp32, s8 or u8
 
     def scale(self) -> NDArray[np.float32]:
         """[n, groups]."""
+        if "column" in self.parts:
+            return self.parts["column"].astype(np.float32)
         if "scale" in self.parts:
             return self.parts["scale"].astype(np.float32)
         if "exponent" in self.parts:
@@ -200,7 +212,7 @@ class CodedRows:
         """The [n, k] weights, each rounded once."""
         k = self.codes.shape[1]
         out = E2M1[self.codes] if "exponent" in self.parts else self.codes.astype(np.float32)
-        out *= np.repeat(self.scale(), self.coding.group, axis=1)[:, :k]
+        out *= np.repeat(self.scale(), self.coding.group or k, axis=1)[:, :k]
         offset = self.offset()
         if offset is not None:
             out += np.repeat(offset, self.coding.group, axis=1)[:, :k]
@@ -218,12 +230,14 @@ class CodedRows:
         for name, dtype, per_group in PARTS[self.coding.trailer]:
             count = -(-k // (self.coding.group if per_group else SUPERBLOCK_K))
             found.append(np.ascontiguousarray(self.parts[name][:, :count], dtype))
+        if "column" in self.parts:
+            found.append(np.ascontiguousarray(self.parts["column"], np.float32))
         return found
 
     def is_finite(self) -> bool:
         if "exponent" in self.parts:
             return bool((self.parts["exponent"] != NAN_EXPONENT).all())
-        return all(np.isfinite(part).all() for part in self.parts.values() if part.dtype == np.float16)
+        return all(np.isfinite(part).all() for part in self.parts.values() if part.dtype.kind == "f")
 
     def _spread(self, name: str) -> NDArray[np.float32]:
         """A part of superblocks, once per group."""

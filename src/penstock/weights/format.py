@@ -13,6 +13,7 @@ from penstock.registry import Registry
 
 PANEL_COLUMNS = 32  # output columns of a panel
 TILE_COLUMNS = 16  # a panel is two tiles wide
+CODE_OPERANDS = ("bfloat16", "int8")  # of integer codes
 K_MULTIPLE = 64  # K is padded to this with zero weights
 
 
@@ -25,6 +26,11 @@ class WeightFormat(Protocol):
     """
 
     exact: ClassVar[bool]  # False: a checkpoint of any dtype loses by it
+
+    @property
+    def operands(self) -> tuple[str, ...]:
+        """What its kernels multiply it with, one for each arithmetic contract; the first loses nothing."""
+        ...
 
     @property
     def name(self) -> str:

@@ -74,6 +74,17 @@ def test_a_quantized_file_is_run_faithfully_unless_asked(tmp_path):
     assert not asked.is_faithful
 
 
+@pytest.mark.parametrize("kind", ["Q4_1", "Q5_1", "Q8_0"])
+def test_every_type_takes_activations_of_8_bits_where_asked(kind, tmp_path):
+    path = tmp_path / "tiny.gguf"
+    write_gguf(TINY, path, lambda _: kind)
+    plan = LLM(str(path), pack_cache=False, activations="int8").loaded.plan
+
+    assert (plan.backend, plan.contract, plan.is_faithful) == ("cpu", "int8", False)
+    reference = answer(str(path), activations="int8", backend="reference")
+    assert answer(str(path), activations="int8") == reference
+
+
 def test_types_may_differ_within_a_layer(tmp_path):
     path = tmp_path / "tiny.gguf"
     write_gguf(TINY, path, lambda name: "Q8_0" if "attn_v" in name or "ffn_up" in name else "Q4_0")

@@ -367,7 +367,17 @@ def test_a_checkpoint_of_codes_is_run_as_it_is() -> None:
     assert set(made.reasons) == set(Plan.__struct_fields__) - {"reasons"}
 
 
-def test_codes_without_an_int8_kernel_are_named_when_it_is_asked_for() -> None:
-    line = refusal(ConfigError, "int8_super16", given=CODED, activations="int8")
+def test_codes_of_every_integer_format_meet_int8_where_it_is_asked_for() -> None:
+    made = plan(given=CODED, activations="int8")
 
-    assert "int4_g32," not in line
+    assert (made.activations, made.contract, made.is_faithful) == ("int8", "int8", False)
+
+
+@pytest.mark.parametrize(
+    "beside", [{"code_formats": ("int4_g32", "mxfp4")}, {"float_formats": ("bfloat16",)}], ids=str
+)
+def test_what_is_no_integer_is_named_when_int8_is_asked_for(beside: dict[str, tuple[str, ...]]) -> None:
+    name = next(iter(beside.values()))[-1]
+    line = refusal(ConfigError, name, given=replace(CODED, **beside), activations="int8")
+
+    assert "int4_g32" not in line

@@ -24,6 +24,7 @@ from penstock.weights.format import FORMATS, K_MULTIPLE, padded, round_up
 @dataclass(frozen=True, slots=True)
 class BFloat16:
     exact: ClassVar[bool] = True
+    operands: ClassVar[tuple[str, ...]] = ("bfloat16",)
     name: str = "bfloat16"
 
     def bytes_per_weight(self, k: int) -> float:

@@ -12,8 +12,9 @@
     mxfp4                        4.25                                         MXFP4 (gpt-oss)
 
 Bytes: weights/coding.py. They are computed with under the BF16 contract: bf16 activations times the code, the
-scale applied to the group's sum. `pack` rounds ordinary weights to the nearest code, for tests: an importer
-hands codes to the coding itself.
+scale applied to the group's sum; where asked for under the INT contract, with activations of 8 bits (lossy;
+mxfp4, whose codes are no integers, is not). `pack` rounds ordinary weights to the nearest code, for tests: an
+importer hands codes to the coding itself.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.weights.coding import E2M1, SUPERBLOCK_K, CodedRows, Coding
-from penstock.weights.format import FORMATS, PANEL_COLUMNS, padded
+from penstock.weights.format import CODE_OPERANDS, FORMATS, PANEL_COLUMNS, padded
 
 F32 = NDArray[np.float32]
 Parts = dict[str, NDArray[Any]]
@@ -35,6 +36,10 @@ class Codes:
     name: str
     coding: Coding
     exact: ClassVar[bool] = False
+
+    @property
+    def operands(self) -> tuple[str, ...]:
+        return CODE_OPERANDS if self.coding.trailer != "exponent" else CODE_OPERANDS[:1]
 
     def bytes_per_weight(self, k: int) -> float:
         return self.coding.panel_bytes(k) / (PANEL_COLUMNS * k)

@@ -20,6 +20,7 @@ from penstock.weights.format import FORMATS, K_MULTIPLE, PANEL_COLUMNS, padded, 
 @dataclass(frozen=True, slots=True)
 class Float32:
     exact: ClassVar[bool] = True
+    operands: ClassVar[tuple[str, ...]] = ("float32",)
     name: str = "float32"
 
     def bytes_per_weight(self, k: int) -> float:

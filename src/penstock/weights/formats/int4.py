@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock.weights.coding import SUPERBLOCK_K, CodedRows, Coding
-from penstock.weights.format import FORMATS, PANEL_COLUMNS, padded
+from penstock.weights.format import CODE_OPERANDS, FORMATS, PANEL_COLUMNS, padded
 
 F32 = NDArray[np.float32]
 
@@ -42,6 +42,7 @@ class Int4:
     group: int
     rule: str = "q4_0"  # a key of RULES
     exact: ClassVar[bool] = False
+    operands: ClassVar[tuple[str, ...]] = CODE_OPERANDS
 
     @property
     def name(self) -> str:
