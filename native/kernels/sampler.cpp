@@ -201,6 +201,11 @@ void fetch(const SampleArgs& a, int64_t r) {
                                  a.top_logprob + r * a.max_logprobs};
     for (const void* line : lines) __builtin_prefetch(line);
 }
+void fetch_history(const SampleArgs& a, int64_t r) {
+    for (int64_t h = a.history_start[r]; h < a.history_start[r + 1]; ++h)
+        if (const int64_t t = a.history_token[h]; t >= 0 && t < a.vocab)
+            __builtin_prefetch(a.logits + r * a.vocab + t, 1);
+}
 
 }  // namespace
 
@@ -219,6 +224,7 @@ void sample(const SampleArgs& a, int64_t r, std::byte* scratch) noexcept {
     const bool is_penalized =
         a.history_start[r + 1] > a.history_start[r] &&
         (a.repetition_penalty[r] != 1.0f || a.presence_penalty[r] != 0.0f || a.frequency_penalty[r] != 0.0f);
+    if (is_penalized) fetch_history(a, r);
     Space space = divide(scratch, a.vocab);
     float* const maxima = a.maxima ? a.maxima + r * maxima_stride(a.vocab) : space.maxima;
     Row raw =

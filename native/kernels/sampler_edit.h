@@ -32,6 +32,7 @@ PENSTOCK_INLINE void find_maximum(const Row& row, int64_t token) {  // of the ve
     row.maxima[c * kLanes + v] = highest_lane(clean(load(row.chunks[c] + v * kLanes)));
 }
 
+// `value` is clean.
 PENSTOCK_INLINE void replace(Row& row, int64_t token, float value, Edits& edits) {
     const bool has_room = edits.count < edits.capacity;
     float* chunk =
@@ -43,8 +44,13 @@ PENSTOCK_INLINE void replace(Row& row, int64_t token, float value, Edits& edits)
         edits.maxima[edits.count] = row.maxima[token / kLanes];
         edits.after[edits.count++] = value;
     }
+    const float old = clean_1(w);
+    float& highest = row.maxima[token / kLanes];
     w = value;
-    find_maximum(row, token);
+    if (value >= highest)
+        highest = value;
+    else if (old >= highest)  // else another is: to read the vector would wait for the store above
+        find_maximum(row, token);
 }
 
 // What was edited in place is as it was; copies stay.
@@ -84,10 +90,7 @@ void mask_chunk(Row& row, int64_t c, const uint32_t* allowed, Edits& edits) {
 void edit(const SampleArgs& a, int64_t r, const uint32_t* allowed, Edits& edits, Row& row) {
     const float repetition = a.repetition_penalty[r], presence = a.presence_penalty[r],
                 frequency = a.frequency_penalty[r];
-    if (repetition != 1.0f || presence != 0.0f || frequency != 0.0f) {
-        for (int64_t h = a.history_start[r]; h < a.history_start[r + 1]; ++h)
-            if (const int64_t t = a.history_token[h]; t >= 0 && t < a.vocab)
-                __builtin_prefetch(row.chunks[t / kChunk] + t % kChunk);
+    if (repetition != 1.0f || presence != 0.0f || frequency != 0.0f)
         for (int64_t h = a.history_start[r]; h < a.history_start[r + 1]; ++h) {
             const int64_t t = a.history_token[h];
             if (t < 0 || t >= a.vocab) continue;
@@ -99,7 +102,6 @@ void edit(const SampleArgs& a, int64_t r, const uint32_t* allowed, Edits& edits,
             }
             replace(row, t, clean_1(y), edits);
         }
-    }
     for (int64_t b = a.bias_start[r]; b < a.bias_start[r + 1]; ++b) {
         const int64_t t = a.bias_token[b];
         if (t >= 0 && t < a.vocab) replace(row, t, clean_1(clean_1(row.at(t)) + a.bias_value[b]), edits);
