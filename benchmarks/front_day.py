@@ -33,7 +33,7 @@ CONFIG = f"""
 [engine]
 max_context = 1024
 max_requests = 32
-memory_bytes = 16777216
+memory_bytes = 4194304
 [limits]
 idle_write_s = 5
 queued_requests = {NUM_QUEUED}
