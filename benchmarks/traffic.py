@@ -18,6 +18,7 @@ TRACE_SHARE = 16  # lengths are divided by it
 INPUT_TOKENS = ((0, 29), (10, 207), (25, 396), (50, 1020), (75, 1189), (90, 2734), (95, 4083), (99, 4142))
 OUTPUT_TOKENS = ((0, 16), (10, 54), (25, 85), (50, 129), (75, 395), (90, 424), (95, 451), (99, 601))
 NUM_TINY = 64  # prompts of one call
+NUM_CROWD = 300  # clients at once, before anything is counted: more than wait where an engine dies
 FAILED = (" 504", " failed", " wrong")  # let in and not answered
 NUM_QUEUED = 1000  # what the server lets wait
 MODEL = "soaked"
@@ -94,8 +95,9 @@ class Traffic:
             self.expected.append(reply.text)
 
     async def crowd(self) -> None:
-        """More than may wait: the server's memory is where its limits let it go, and some get 503."""
-        await asyncio.gather(*(self._many() for _ in range(NUM_QUEUED // NUM_TINY + 2)))
+        """As many as may wait, and some that may not."""
+        plain = (self._plain() for _ in range(NUM_CROWD))
+        await asyncio.gather(*plain, *(self._many() for _ in range(NUM_QUEUED // NUM_TINY)))
 
     async def one(self) -> None:
         draw = self.random.random()
@@ -110,9 +112,12 @@ class Traffic:
         elif draw < 0.38:
             await self._many()
         else:
-            body = body_of(self.random)
-            reply = await ask(self.server.port, post("/v1/completions", body))
-            self._note("plain", reply, 2 if "n" in body else 1)
+            await self._plain()
+
+    async def _plain(self) -> None:
+        body = body_of(self.random)
+        reply = await ask(self.server.port, post("/v1/completions", body))
+        self._note("plain", reply, 2 if "n" in body else 1)
 
     def _note(self, kind: str, reply: Reply, num_requests: int) -> None:
         """A 200 is whole, or a stream whose one error event is the last thing in it: failed, and told so."""
