@@ -42,6 +42,7 @@ CANARY = post(
         "logprobs": 2,
     },
 )
+GRAMMAR = post("/v1/completions", {"model": MODEL, "prompt": "x", "max_tokens": 2, "guided_regex": "[a-z]+"})
 ERROR_TYPES = {
     "invalid_request_error", "authentication_error", "permission_error", "rate_limit_error", "server_error",
     "not_found_error", "request_too_large", "overloaded_error", "timeout_error", "api_error",
@@ -155,6 +156,7 @@ async def run(server: Served, args: argparse.Namespace) -> bool:
     judge = Judge()
     warm = range(args.first + args.inputs, args.first + args.inputs + min(400, args.inputs))
     await fuzz(server.port, judge, schemas, warm, args)
+    await ask(server.port, GRAMMAR)  # the first one starts a worker, which stays
     canary = await ask(server.port, CANARY)
     base = await asyncio.to_thread(wait_until_idle, server, {}, 3.0)
     engine = server.engine()
