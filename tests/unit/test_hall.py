@@ -69,6 +69,22 @@ def test_a_plug_in_that_fails_is_seen_by_everybody_not_only_by_the_first(package
             list(registry)
 
 
+def test_a_folder_that_cannot_be_listed_is_no_empty_one(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = colours(package)
+
+    def fail(path: Path) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    with monkeypatch.context() as without_memory:
+        without_memory.setattr(Path, "iterdir", fail)
+        with pytest.raises(OSError, match="allocate"):
+            list(registry)
+
+    assert list(registry) == ["green", "red"]
+
+
 def test_no_thread_sees_half_a_registry(package: Path) -> None:
     (package / "slow.py").write_text(
         "import time\nfrom .seam import COLOURS\ntime.sleep(0.2)\nCOLOURS.register('slow')('slow')\n"

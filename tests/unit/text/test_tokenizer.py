@@ -242,3 +242,28 @@ def test_the_time_of_a_long_monotonous_text_is_linear(name: str, unit: str) -> N
         return best
 
     assert seconds(80_000) < 4 * seconds(40_000) + 0.05
+
+
+class PanicException(BaseException):
+    """As the library raises it."""
+
+
+class Panicking:
+    def __init__(self, words: str) -> None:
+        self._words = words
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> None:
+        raise PanicException(self._words)
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("Onig: Regex search error: fail to memory allocation", MemoryError),
+        ("LazyLock instance has previously been poisoned", MemoryError),
+        ("Onig: Regex search error: retry-limit-in-match over", InvalidRequestError),
+    ],
+)
+def test_a_prompt_is_not_blamed_for_want_of_memory(words: str, kind: type[BaseException]) -> None:
+    with pytest.raises(kind):
+        Tokenizer._encode(Panicking(words), "x", add_special=False)
