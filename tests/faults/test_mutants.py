@@ -366,13 +366,13 @@ MUTANTS = (  # file, code, what a tired hand would write
     ),
     (
         "scheduler/scheduler.py",
-        "            if hit.is_growing:\n                continue",
-        "            if hit.is_growing:\n                pass",
+        "        if hit.is_growing:\n            return _Turn.PASSED",
+        "        if hit.is_growing:\n            pass",
     ),
     (
         "scheduler/scheduler.py",
-        "                return\n            if not self._kv.allocate",
-        "                continue\n            if not self._kv.allocate",
+        "            return _Turn.NO_ROOM\n        if not self._kv.allocate",
+        "            return _Turn.PASSED\n        if not self._kv.allocate",
     ),
     (
         "scheduler/scheduler.py",
@@ -426,14 +426,13 @@ MUTANTS = (  # file, code, what a tired hand would write
     ),
     (
         "scheduler/scheduler.py",
-        "        self._waiting.pop(request.request_id, None)\n",
+        "        self._waiting.discard(request.request_id)\n",
         "        pass\n",
     ),
     (
         "scheduler/scheduler.py",
-        "            if len(self._running) >= self._max_requests or budget.tokens == 0:\n"
-        "                return\n            if not",
-        "            if not",
+        "        while self._waiting and len(self._running) < self._max_requests and budget.tokens > 0:",
+        "        while self._waiting and budget.tokens > 0:",
     ),
     (
         "scheduler/scheduler.py",
