@@ -304,15 +304,18 @@ class Scheduler:
     def _admit_waiting(self, budget: Budget, chosen: dict[str, ScheduledRequest], now_s: float) -> None:
         """In the policy's order, until the first that has no room: nobody overtakes it to take the blocks."""
         stay: list[Request] = []
-        while self._waiting and len(self._running) < self._max_requests and budget.tokens > 0:
-            request = self._waiting.pop(now_s)
-            turn = self._admit(request, budget, chosen, now_s)
-            if turn is not _Turn.TAKEN:
-                stay.append(request)
-            if turn is _Turn.NO_ROOM:
-                break
-        for request in stay:
-            self._waiting.add(request, now_s)
+        try:
+            while self._waiting and len(self._running) < self._max_requests and budget.tokens > 0:
+                stay.append(self._waiting.pop(now_s))
+                turn = self._admit(stay[-1], budget, chosen, now_s)
+                if turn is _Turn.TAKEN:
+                    del stay[-1]
+                elif turn is _Turn.NO_ROOM:
+                    break
+        finally:  # whatever failed, nobody is lost
+            for request in stay:
+                if request.request_id not in self._running:
+                    self._waiting.add(request, now_s)
 
     def _admit(
         self, request: Request, budget: Budget, chosen: dict[str, ScheduledRequest], now_s: float
