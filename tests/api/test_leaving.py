@@ -66,7 +66,7 @@ def test_a_client_that_leaves_takes_its_request_with_it(serve, scripted, stage, 
         wait_until(lambda: engine.num_open == 0 and engine.num_tickets == 0)
         wire.close()
     wait_until(lambda: not server.server._state.connections)
-    assert not server.server._state.tasks
+    wait_until(lambda: not server.server._state.tasks)
     with server.client() as client:
         assert client.get("/live").status_code == 200
 
