@@ -48,17 +48,21 @@ test-all: test check slow-sets variants
 # Whatever runs beside these does not change what they say, so two run at a time; the others measure time or memory.
 UNTIMED := tests/exactness tests/property tests/contracts tests/faults/test_mutants.py tests/unit/text/test_tokenizer.py
 
+# Takes memory away until the kernel kills: for a machine whose owner asked for it.
+HARSH := tests/faults/test_cgroup.py
+
 # All ISAs and long mixes, the builds with clang and for aarch64, and the oracle (torch, in an environment of its own).
 slow-sets: $(STAMP)
-	$(BIN)/pytest -m "slow and not oracle" $(patsubst %,--ignore=%,$(UNTIMED))
+	$(BIN)/pytest -m "slow and not oracle" $(patsubst %,--ignore=%,$(UNTIMED) $(HARSH))
 	$(BIN)/pytest -m "slow and not oracle" -n 2 --dist worksteal $(UNTIMED)
 	tools/build_variants.sh clang
 	tools/aarch64.sh
 	tools/oracle.sh
 
-# The native tests under the sanitizers: builds of a quarter of an hour each.
+# The native tests under the sanitizers (builds of a quarter of an hour each), and a real lack of memory.
 variants: $(STAMP)
 	tools/build_variants.sh address thread
+	$(BIN)/pytest -m slow $(HARSH)
 
 bench: $(STAMP)
 	$(BIN)/penstock bench latency $(MODEL)

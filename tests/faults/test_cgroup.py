@@ -188,7 +188,11 @@ def test_a_server_without_memory_sheds_then_aborts_the_youngest_and_outlives_the
         ballast.hold(0)
         for stream in streams:
             stream.thread.join(60)
-            assert (stream.text, stream.is_done, stream.error) == (want, True, None)
+            if stream.error is None:
+                assert (stream.text, stream.is_done) == (want, True)
+            else:  # the guard was quicker than the kernel
+                assert stream.error["code"] == "engine_overloaded"
+                assert want.startswith(stream.text)
         assert server.engine().pid != engine.pid
         lost = [line for line in server.log.read_text().splitlines() if '"engine_lost"' in line]
         assert len(lost) == 1
