@@ -1,7 +1,7 @@
 """Keeps the memory of a process that serves for days where it was after its first minutes.
 
-Called by `penstock serve` and by the engine process, each once. Nothing here changes an answer; where the
-system's allocator takes no such settings, it is left as it is.
+`penstock serve` calls both functions, the engine process (one thread that allocates) the second, each once.
+Nothing here changes an answer; where the system's allocator takes no such settings, it is left as it is.
 """
 
 import ctypes
