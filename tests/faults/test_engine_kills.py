@@ -116,7 +116,7 @@ def test_every_way_to_die_is_survived(expected, how, at_step, tmp_path):
 
 
 def test_a_stopped_engine_is_taken_for_hung_and_replaced(expected):
-    limits = Limits(hang_s=2.0, heartbeat_s=1.5, restart_backoff_s=0.05)
+    limits = Limits(hang_s=4.0, heartbeat_s=1.5, restart_backoff_s=0.05)
 
     async def run():
         async with served(limits) as engine:

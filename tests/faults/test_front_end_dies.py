@@ -102,12 +102,13 @@ def test_a_stop_leaves_no_child_no_file_and_no_descriptor(tmp_path, monkeypatch)
             await ask(engine, "def f(")
             assert folders(tmp_path) == []  # hidden as soon as the engine has connected
 
+    children = set(psutil.Process().children())  # an engine of another test may have a worker for grammars
     asyncio.run(once())
     before = num_descriptors()
     for _ in range(3):
         asyncio.run(once())
 
-    assert psutil.Process().children() == []
+    assert set(psutil.Process().children()) <= children
     assert num_descriptors() <= before
 
 
