@@ -21,6 +21,7 @@ int g_break_invariance = 0;
 PENSTOCK_DECLARE(scalar)
 PENSTOCK_DECLARE(avx2)
 PENSTOCK_DECLARE(avx512)
+PENSTOCK_DECLARE(avx512bf16)
 PENSTOCK_DECLARE(amx)
 PENSTOCK_DECLARE(amx_emulated)
 
@@ -36,6 +37,7 @@ Cpu detect() {
                  __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                  __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512vnni") &&
                  __builtin_cpu_supports("avx512vbmi");
+    cpu.avx512bf16 = cpu.avx512 && __builtin_cpu_supports("avx512bf16");
     unsigned a = 0, b = 0, c = 0, d = 0;
     if (cpu.avx512 && __get_cpuid_count(7, 0, &a, &b, &c, &d)) {
         constexpr unsigned kAmx = (1U << 22) | (1U << 24) | (1U << 25);  // bf16, tile, int8
@@ -51,9 +53,39 @@ Cpu detect() {
     return cpu;
 }
 
+// Why an instruction set is left out whose bits are promised to be those of `fallback`; empty: it is not.
+std::string difference(const char* isa, bool is_there, const KernelTable& (*table)() noexcept,
+                       const KernelTable& (*fallback)() noexcept) {
+    const char* kernel = is_there ? first_difference(table(), fallback()) : nullptr;
+    return kernel == nullptr ? "" : std::string(isa) + ": " + kernel + " differs from its AVX-512 fallback";
+}
+
+const std::string& dropped_amx() {
+#if defined(PENSTOCK_HAS_AMX)
+    static const std::string kWhy = difference("amx", cpu().amx, amx::table, avx512::table);
+#else
+    static const std::string kWhy;
+#endif
+    return kWhy;
+}
+
+const std::string& dropped_bf16() {
+#if defined(PENSTOCK_HAS_AVX512BF16)
+    static const std::string kWhy =
+        difference("avx512bf16", cpu().avx512bf16, avx512bf16::table, avx512::table);
+#else
+    static const std::string kWhy;
+#endif
+    return kWhy;
+}
+
 const Candidate kCandidates[] = {
 #if defined(PENSTOCK_HAS_AMX)
-    {"amx", [](const Cpu& cpu) { return cpu.amx && dropped().empty(); }, amx::table, amx::probes, false},
+    {"amx", [](const Cpu& cpu) { return cpu.amx && dropped_amx().empty(); }, amx::table, amx::probes, false},
+#endif
+#if defined(PENSTOCK_HAS_AVX512BF16)
+    {"avx512bf16", [](const Cpu& cpu) { return cpu.avx512bf16 && dropped_bf16().empty(); }, avx512bf16::table,
+     avx512::probes, false},
 #endif
 #if defined(PENSTOCK_HAS_AVX512)
     {"avx512", [](const Cpu& cpu) { return cpu.avx512; }, avx512::table, avx512::probes, false},
@@ -77,12 +109,8 @@ const Cpu& cpu() {
 
 const std::string& dropped() {
     static const std::string kDropped = [] {
-        std::string why;
-#if defined(PENSTOCK_HAS_AMX)
-        const char* kernel = cpu().amx ? first_difference(amx::table(), avx512::table()) : nullptr;
-        if (kernel != nullptr) why = std::string("amx: ") + kernel + " differs from its AVX-512 fallback";
-#endif
-        return why;
+        const std::string &amx = dropped_amx(), &bf16 = dropped_bf16();
+        return amx + (amx.empty() || bf16.empty() ? "" : "; ") + bf16;
     }();
     return kDropped;
 }

@@ -10,7 +10,7 @@
 namespace penstock {
 
 struct Cpu {
-    bool avx2 = false, avx512 = false, amx = false;
+    bool avx2 = false, avx512 = false, avx512bf16 = false, amx = false;
     std::string name;
 };
 
@@ -24,7 +24,7 @@ struct Candidate {
 
 const Cpu& cpu();                            // asked once
 std::vector<const Candidate*> candidates();  // best first; all that this machine runs right
-// Why an instruction set that this machine has is left out: "amx: linear_int8 ..."; empty: nothing is.
+// Why instruction sets that this machine has are left out: "amx: linear_int8 ..."; empty: none is.
 const std::string& dropped();
 const Candidate* find_candidate(std::string_view isa);  // null: not in this build, or not on this machine
 const Candidate& choose();                              // the best real one

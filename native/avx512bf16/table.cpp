@@ -1,0 +1,27 @@
+// VDPBF16PS replaces the bf16 matrix products of the AVX-512 table; everything else is shared.
+#include "kernels.h"
+
+#define PENSTOCK_TEXT2(x) #x
+#define PENSTOCK_TEXT(x) PENSTOCK_TEXT2(x)
+
+namespace penstock {
+namespace avx512 {
+const KernelTable& table() noexcept;
+}
+
+namespace PENSTOCK_ISA {
+
+LinearKernel linear_bfloat16;
+
+const KernelTable& table() noexcept {
+    static const KernelTable kTable = [] {
+        KernelTable t = avx512::table();
+        t.isa = PENSTOCK_TEXT(PENSTOCK_ISA);
+        t.linear_bfloat16 = linear_bfloat16;
+        return t;
+    }();
+    return kTable;
+}
+
+}  // namespace PENSTOCK_ISA
+}  // namespace penstock
