@@ -11,12 +11,10 @@
 namespace penstock::PENSTOCK_ISA {
 namespace {
 
-PENSTOCK_INLINE __m512bh pairs_of(__m512i v) { return reinterpret_cast<__m512bh>(v); }
-
-PENSTOCK_INLINE __m512bh broadcast(const float* pair) {
-    int bits;
-    std::memcpy(&bits, pair, 4);
-    return pairs_of(_mm512_set1_epi32(bits));
+// sum + w * the pair at `x`, in every lane. As text: compilers load the pair into a register of its own.
+PENSTOCK_INLINE __m512 add_pairs(__m512 sum, const float* x, __m512i w) {
+    __asm__("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(w), "m"(*x));
+    return sum;
 }
 
 struct PairKernel {
@@ -58,19 +56,19 @@ struct PairKernel {
                 __m512 even[R], odd[R];
                 for (int r = 0; r < R; ++r) even[r] = odd[r] = _mm512_setzero_ps();
                 for (int pair = 0; pair < 16; pair += 2, line += 128) {
-                    if (R > 4) {
+                    if (R > 4 && kLocality == 2) {
                         __builtin_prefetch(ahead, 0, kLocality), ahead += args.ahead_step;
                         __builtin_prefetch(ahead, 0, kLocality), ahead += args.ahead_step;
                     }
                     const __m512i first = _mm512_loadu_si512(line), second = _mm512_loadu_si512(line + 64);
-                    const __m512bh w_even =
-                        pairs_of(_mm512_mask_blend_epi16(0x55555555U, _mm512_slli_epi32(first, 16), second));
-                    const __m512bh w_odd =
-                        pairs_of(_mm512_mask_blend_epi16(0x55555555U, first, _mm512_srli_epi32(second, 16)));
+                    const __m512i w_even =
+                        _mm512_mask_blend_epi16(0x55555555U, _mm512_slli_epi32(first, 16), second);
+                    const __m512i w_odd =
+                        _mm512_mask_blend_epi16(0x55555555U, first, _mm512_srli_epi32(second, 16));
                     for (int r = 0; r < R; ++r)
-                        even[r] = _mm512_dpbf16_ps(even[r], broadcast(rows + r * kChunk + pair), w_even);
+                        even[r] = add_pairs(even[r], rows + r * kChunk + pair, w_even);
                     for (int r = 0; r < R; ++r)
-                        odd[r] = _mm512_dpbf16_ps(odd[r], broadcast(rows + r * kChunk + pair + 1), w_odd);
+                        odd[r] = add_pairs(odd[r], rows + r * kChunk + pair + 1, w_odd);
                 }
                 for (int r = 0; r < R; ++r) {
                     float* sum = args.sums + r * kPanel + half * kLanes;
