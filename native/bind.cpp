@@ -168,7 +168,7 @@ double read_rate(Pool& pool, const std::string& isa, const Array<const uint8_t>&
 FlopsProbe* compute_probe(const ProbeTable& probes, const std::string& what) {
     if (what == "float32") return probes.float32;
     if (what == "int8") return probes.int8;
-    if (what == "tile_bfloat16") return probes.tile_bfloat16;
+    if (what == "bfloat16") return probes.bfloat16;
     if (what == "tile_int8") return probes.tile_int8;
     throw nb::value_error(("no compute probe " + what).c_str());
 }

@@ -85,7 +85,7 @@ const Candidate kCandidates[] = {
 #endif
 #if defined(PENSTOCK_HAS_AVX512BF16)
     {"avx512bf16", [](const Cpu& cpu) { return cpu.avx512bf16 && dropped_bf16().empty(); }, avx512bf16::table,
-     avx512::probes, false},
+     avx512bf16::probes, false},
 #endif
 #if defined(PENSTOCK_HAS_AVX512)
     {"avx512", [](const Cpu& cpu) { return cpu.avx512; }, avx512::table, avx512::probes, false},

@@ -16,7 +16,8 @@ struct ProbeTable {
     ReadProbe* read;
     FlopsProbe* float32;
     FlopsProbe* int8;                       // u8 x s8 dot products where the ISA has them, else the fp32 loop
-    FlopsProbe *tile_bfloat16, *tile_int8;  // AMX; null where there are no tiles
+    FlopsProbe* bfloat16;                   // AMX or VDPBF16PS; null where bf16 products are fp32 ones
+    FlopsProbe* tile_int8;                  // AMX; null where there are no tiles
 };
 
 }  // namespace penstock

@@ -24,12 +24,14 @@ Memory zeroed(int64_t bytes) {
     return Memory(p);
 }
 
-// Deterministic values of both signs over several binades, some of them zero.
+// Deterministic values of both signs over several binades, some of them zero, some so small that their
+// products with each other are subnormal.
 void fill(float* out, int64_t count, uint32_t state) {
     for (int64_t i = 0; i < count; ++i) {
         state = state * 1664525U + 1013904223U;
         const auto mantissa = static_cast<float>(static_cast<int32_t>(state)) * (1.0F / 2147483648.0F);
-        out[i] = (state >> 27) == 0 ? 0.0F : mantissa * static_cast<float>(1 << (state >> 5 & 7));
+        const float size = (state >> 27) == 1 ? 0x1p-66F : static_cast<float>(1 << (state >> 5 & 7));
+        out[i] = (state >> 27) == 0 ? 0.0F : mantissa * size;
     }
 }
 

@@ -56,7 +56,7 @@ double tile_int8_probe(int64_t rounds, float* sink) noexcept {
 const ProbeTable& probes() noexcept {
     static const ProbeTable kProbes = [] {
         ProbeTable p = avx512::probes();
-        p.tile_bfloat16 = tile_bfloat16_probe;
+        p.bfloat16 = tile_bfloat16_probe;
         p.tile_int8 = tile_int8_probe;
         return p;
     }();

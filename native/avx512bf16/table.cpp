@@ -1,4 +1,5 @@
-// VDPBF16PS replaces the bf16 matrix products of the AVX-512 table; everything else is shared.
+// VDPBF16PS replaces the matrix products of the BF16 contract in the AVX-512 table; everything else is
+// shared.
 #include "kernels.h"
 
 #define PENSTOCK_TEXT2(x) #x
@@ -11,13 +12,16 @@ const KernelTable& table() noexcept;
 
 namespace PENSTOCK_ISA {
 
-LinearKernel linear_bfloat16;
+LinearKernel linear_bfloat16, linear_codes4, linear_codes8, linear_mxfp4;
 
 const KernelTable& table() noexcept {
     static const KernelTable kTable = [] {
         KernelTable t = avx512::table();
         t.isa = PENSTOCK_TEXT(PENSTOCK_ISA);
         t.linear_bfloat16 = linear_bfloat16;
+        t.linear_codes4 = linear_codes4;
+        t.linear_codes8 = linear_codes8;
+        t.linear_mxfp4 = linear_mxfp4;
         return t;
     }();
     return kTable;

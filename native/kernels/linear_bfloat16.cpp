@@ -6,7 +6,8 @@
 //         acc = acc + (e + o)                                           acc from +0
 //     y[t, n] = acc
 //
-// x and w are bf16, widened exactly. VDPBF16PS rounds otherwise and is never used (kernels.md 6).
+// x and w are bf16, widened exactly. VDPBF16PS rounds otherwise, unless its
+// pairs are two k of one chain: avx512bf16/pairs.h does that.
 // Cost: 2*N*K bytes of weights, 2*T*N*K operations; memory-bound up to about four rows.
 #include "kernels/linear_float.h"
 
@@ -33,8 +34,9 @@ struct BFloat16Kernel {
     }
     static void finish(const std::byte*, float*, int64_t) {}
 
-    template <int R, int kLocality>
+    template <int R, bool kIsLone>
     static void block(const BlockArgs& args) noexcept {
+        constexpr int kLocality = locality<kIsLone>();
         constexpr int kVectors = kWidth == 8 && R <= 3 ? 2 : 1;
         constexpr int64_t kColumns = kVectors * kWidth;
         const std::byte* weights = args.weights;

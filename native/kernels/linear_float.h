@@ -1,10 +1,11 @@
 // The loops that the float linears share: which panel, which rows, which part of K, in what order.
 //
 // A format brings Kernel, made of the weight: kChunk (k of a chunk), kAlign (k at which K may be cut),
-// kMaxRows (rows of a register block), bytes(k) (of a panel up to k), copy_rows (operand -> fp32 rows in
-// scratch), block<R, locality of its prefetches> (R rows x 32 columns over a few k, sums kept in `sums`) and
-// finish (what is left to do with a panel's sums). Sums are stored and reloaded as fp32 between chunks, which
-// changes no bit; so every choice below is about speed:
+// kMaxRows (rows of a register block), bytes(k) (of a panel up to k), copy_rows (operand -> rows in scratch,
+// fp32 or two k a float), block<R, whether no other block of rows meets the chunk> (R rows x 32 columns over
+// a few k, sums kept in `sums`) and finish (what is left to do with a panel's sums). A kernel with `prepare`
+// has a chunk rewritten once, in L1, for all blocks of rows that meet it. Sums are stored and reloaded as
+// fp32 between chunks, which changes no bit; so every choice below is about speed:
 //
 //     for 16 panels, for <= 96 rows, for <= 1024 k (more when rows are few):     rows as fp32 in scratch, L2
 //         for each panel, for each chunk of k (16 KB of weights, L1), for each block of rows
@@ -87,55 +88,80 @@ constexpr int64_t kPanelGroup = 16;               // panels whose sums wait in s
 constexpr int64_t kRowGroup = 96;                 // rows expanded at a time
 constexpr int64_t kRowFloats = kRowGroup * 1024;  // their fp32 values, 384 KB
 constexpr int64_t kRowSums = kRowFloats / 32;     // and the sums of each 32 of them
-static_assert((2 * kPanelGroup * kRowGroup * kPanel + kRowFloats + kRowSums) * 4 <= kScratchBytes);
+constexpr int64_t kFloatScratch = (2 * kPanelGroup * kRowGroup * kPanel + kRowFloats + kRowSums) * 4;
+static_assert(kFloatScratch <= kScratchBytes && kFloatScratch % 64 == 0);
 
-// Where a block reads and adds; `ahead` walks over weights needed soon, `ahead_step` bytes per 64 read.
+// Where a block reads and adds; `ahead` walks over weights needed soon, `ahead_step` bytes per 64 read of a
+// chunk as stored, `ahead_bytes` in all.
 struct BlockArgs {
     const std::byte* weights;
-    const float* rows;  // [R][kChunk]
+    const float* rows;  // [R][kChunk], or half of it
     float* sums;        // [R][32]
     int64_t num_k;      // a multiple of 32
     const std::byte* ahead;
-    int64_t ahead_step;
+    int64_t ahead_step, ahead_bytes;
     const Coding& coding;
-    const float* row_sums;  // of each 32 k, where the coding has offsets: [num_k / 32][row_sums_stride]
+    const float*
+        row_sums;  // of groups up to each 32 k, where codes have offsets: [num_k / 32][row_sums_stride]
     int64_t row_sums_stride;
 };
+
+// Row `row` of a bf16 operand from `k` on, a multiple of 32; 32 of them lie side by side.
+PENSTOCK_INLINE const uint16_t* bfloat16_row(const Operand& a, int64_t row, int64_t k) {
+    const int64_t tile = row / kTileRows * (a.k_padded / 32) + k / 32;
+    return static_cast<const uint16_t*>(a.data) + (tile * kTileRows + row % kTileRows) * 32;
+}
 
 // Rows [row, row + count) of k [k, k + num_k) of a bf16 operand as [num_k / kChunk][count][kChunk] fp32.
 template <int64_t kChunk>
 PENSTOCK_INLINE void copy_bfloat16_rows(const Operand& a, int64_t row, int64_t count, int64_t k,
                                         int64_t num_k, float* out) {
-    const uint16_t* const data = static_cast<const uint16_t*>(a.data);
-    for (int64_t r = 0; r < count; ++r) {
-        const int64_t tile = (row + r) / kTileRows * (a.k_padded / 32), line = (row + r) % kTileRows;
+    for (int64_t r = 0; r < count; ++r)
         for (int64_t i = 0; i < num_k; i += 32) {
-            const uint16_t* from = data + ((tile + (k + i) / 32) * kTileRows + line) * 32;
+            const uint16_t* from = bfloat16_row(a, row + r, k + i);
             float* to = out + (i / kChunk * kChunk * count + r * kChunk + i % kChunk);
             store(to, widen_bf16(from));
             store(to + kLanes, widen_bf16(from + kLanes));
         }
-    }
+}
+
+// Of a block's prefetches: L2 for one that goes through the weights alone, L1 for a share of the next chunk.
+template <bool kIsLone>
+constexpr int locality() {
+    return kIsLone ? 2 : 3;
 }
 
 template <class Kernel>
 struct LinearFloat {
     static constexpr int64_t kChunk = Kernel::kChunk;
+    static constexpr int64_t kRowChunk = [] {  // floats of a row's chunk
+        if constexpr (requires { Kernel::kRowChunk; }) return Kernel::kRowChunk;
+        return kChunk;
+    }();
     using Block = void(const BlockArgs&) noexcept;
+
+    // What blocks of rows read in place of a chunk.
+    static const std::byte* prepared(const Kernel& kernel, const std::byte* chunk, int64_t num_k,
+                                     int64_t blocks, std::byte* room) {
+        if constexpr (requires { Kernel::kRoomBytes; }) {
+            static_assert(kFloatScratch + Kernel::kRoomBytes <= kScratchBytes);
+            return kernel.prepare(chunk, num_k, blocks, room);
+        }
+        return chunk;
+    }
 
     template <int R, bool kIsLone>
     static Block* block_of(int64_t rows) {
         if constexpr (R == 0) {
             return nullptr;
         } else {
-            constexpr int kLocality = kIsLone ? 2 : 3;  // of prefetches: L2, L1
-            return rows == R ? &Kernel::template block<R, kLocality> : block_of<R - 1, kIsLone>(rows);
+            return rows == R ? &Kernel::template block<R, kIsLone> : block_of<R - 1, kIsLone>(rows);
         }
     }
 
     // Chunk by chunk: a chunk of weights meets all blocks of rows while it is in L1.
     static void panel(const Kernel& kernel, const Coding& coding, const std::byte* weights, const float* rows,
-                      const float* row_sums, int64_t num_rows, int64_t num_k, float* sums) {
+                      const float* row_sums, int64_t num_rows, int64_t num_k, float* sums, std::byte* room) {
         const int64_t blocks = (num_rows + Kernel::kMaxRows - 1) / Kernel::kMaxRows;
         const int64_t base = num_rows / blocks, larger = num_rows % blocks;
         Block* const small =
@@ -146,15 +172,17 @@ struct LinearFloat {
         for (int64_t k = 0; k < num_k; k += kChunk) {
             const int64_t here = num_k - k < kChunk ? num_k - k : kChunk;
             const int64_t bytes = kernel.bytes(k + here) - kernel.bytes(k);
+            const std::byte* const at = weights + kernel.bytes(k);
+            const std::byte* const chunk = prepared(kernel, at, here, blocks, room);
+            const float* const chunk_rows = rows + k / kChunk * kRowChunk * num_rows;
             int64_t row = 0;
             for (int64_t b = 0; b < blocks; ++b) {
-                const int64_t count = base + (b < larger ? 1 : 0);
-                const std::byte* at = weights + kernel.bytes(k);
                 const std::byte* soon = blocks == 1 ? at + kAheadBytes : at + bytes + bytes / blocks * b;
-                (b < larger ? large : small)({at, rows + (k * num_rows + row * kChunk), sums + row * kPanel,
-                                              here, is_ahead ? soon : at, is_ahead ? 64 / blocks : 0, coding,
+                (b < larger ? large : small)({chunk, chunk_rows + row * kRowChunk, sums + row * kPanel, here,
+                                              is_ahead ? soon : at, is_ahead ? 64 / blocks : 0,
+                                              is_ahead ? bytes / blocks : 0, coding,
                                               row_sums + k / 32 * num_rows + row, num_rows});
-                row += count;
+                row += base + (b < larger ? 1 : 0);
             }
         }
     }
@@ -165,6 +193,7 @@ struct LinearFloat {
         float* const expanded = sums + kPanelGroup * kRowGroup * kPanel;
         float* const first = expanded + kRowFloats;  // half of K, when tests break the invariance
         float* const row_sums = first + kPanelGroup * kRowGroup * kPanel;
+        std::byte* const room = scratch + kFloatScratch;
         const Kernel kernel(w);
         const Coding coding = coding_of(w.format);
         const int64_t half =
@@ -185,7 +214,7 @@ struct LinearFloat {
                     kernel.copy_rows(a, row, count, k, here, expanded, row_sums);
                     for (int64_t i = 0; i < panels; ++i)
                         panel(kernel, coding, w.data + (p + i) * w.panel_bytes + kernel.bytes(k), expanded,
-                              row_sums, count, here, sums + i * count * kPanel);
+                              row_sums, count, here, sums + i * count * kPanel, room);
                     if (k + here == half) {
                         std::memcpy(first, sums, static_cast<std::size_t>(floats) * 4);
                         std::memset(sums, 0, static_cast<std::size_t>(floats) * 4);

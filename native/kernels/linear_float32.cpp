@@ -49,8 +49,9 @@ struct Float32Kernel {
         }
     }
 
-    template <int R, int kLocality>
+    template <int R, bool kIsLone>
     static void block(const BlockArgs& args) noexcept {
+        constexpr int kLocality = locality<kIsLone>();
         constexpr int kVectors = R <= 2 || kWidth == 16 ? kPanel / kWidth : 2;
         constexpr int64_t kColumns = kVectors * kWidth;
         const std::byte* ahead = args.ahead;

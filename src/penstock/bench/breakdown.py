@@ -38,7 +38,7 @@ class Kernel:
     """All calls of a step that do the same.
 
     `bytes` come from memory: weights, keys and values; activations of a step stay in caches. `unit` is what
-    makes its products: float32, int8, tile_bfloat16, tile_int8, or "" where there are none.
+    makes its products: float32, bfloat16, int8, tile_int8, or "" where there are none.
     """
 
     name: str
@@ -64,18 +64,18 @@ def peak(unit: str, measured: Measured) -> float:
         "": float("inf"),
         "float32": measured.float32_flops_per_s,
         "int8": measured.int8_ops_per_s,
-        "tile_bfloat16": measured.tile_bfloat16_flops_per_s,
+        "bfloat16": measured.bfloat16_flops_per_s,
         "tile_int8": measured.tile_int8_ops_per_s,
     }[unit]
 
 
 def kernels_of(program: Program, shape: Shape, isa: str) -> list[Kernel]:
     """The kernels of one step of `shape`, in order of first appearance, the sampler last."""
-    has_tiles = isa.startswith("amx")
+    units = Units(program, isa)
     found: dict[str, Kernel] = {}
     for place, (call, cost) in enumerate(program.costs(shape.sizes)):
         matrix = program.matrix_of(call)
-        name, unit = _name(call, matrix), _unit(call, matrix, has_tiles=has_tiles)
+        name, unit = _name(call, matrix), units.of(call, matrix)
         kernel = found.setdefault(name, Kernel(name, unit, [], (matrix.format or "") if matrix else ""))
         kernel.calls.append(place)
         kernel.bytes += _bytes(program, call, matrix, shape)
@@ -90,17 +90,24 @@ def _name(call: Call, matrix: WeightUse | None) -> str:
     return f"{call.op.name} {re.sub('^layers[.][0-9]+[.]', '', matrix.name)}"
 
 
-def _unit(call: Call, matrix: WeightUse | None, *, has_tiles: bool) -> str:
-    """What the products are made of. Everything pointwise is counted by time alone."""
-    if matrix is not None:
-        operand = (matrix.format or "").partition("_")[0]
-    elif call.op is attention:
-        operand = call.attrs["to"]
-    else:
+class Units:
+    """What the products of a program's calls are made of on one instruction set."""
+
+    def __init__(self, program: Program, isa: str) -> None:
+        has_tiles = isa.startswith("amx")
+        self._int8 = "tile_int8" if has_tiles else "int8"
+        self._bfloat16 = "bfloat16" if has_tiles or isa == "avx512bf16" else "float32"
+        self._attention = "bfloat16" if has_tiles else "float32"
+        self._written_as = {call.output: call.attrs.get("to") for call in program.calls}
+
+    def of(self, call: Call, matrix: WeightUse | None) -> str:
+        """Everything pointwise is counted by time alone: ""."""
+        if matrix is not None:
+            operand = self._written_as.get(call.inputs[0] or "")
+            return {"int8": self._int8, "bfloat16": self._bfloat16}.get(operand or "", "float32")
+        if call.op is attention:
+            return self._attention if call.attrs["to"] != "float32" else "float32"
         return ""
-    if operand in ("int4", "int8"):
-        return "tile_int8" if has_tiles else "int8"
-    return "tile_bfloat16" if has_tiles and operand == "bfloat16" else "float32"
 
 
 def _bytes(program: Program, call: Call, matrix: WeightUse | None, shape: Shape) -> float:

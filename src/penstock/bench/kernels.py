@@ -9,7 +9,7 @@ what a shared machine does to both cancels.
 import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from penstock.sampling.rows import RowRequest
 QUANTIZED = ("int8", "int4_g32", "int4_g64", "int4_g128")
 CODES = ("int8_g32", "int4_g32_min", "int4_g128_zero")  # of Q8_0, of Q4_1, of GPTQ and AWQ
 FORMATS = ("float32", "float16", "bfloat16", *QUANTIZED, *CODES)
+FAITHFUL = ("int8_g32", "int4_g32", "int4_g128_zero")  # the same codes under the BF16 contract, as by default
 ROWS = (1, 2, 4, 8, 16, 32, 128, 512)
 MAX_DECODE_ROWS = 32  # more rows are one prompt
 DECODE_CONTEXT = 128
@@ -76,6 +77,7 @@ class Case:
     sampler: str = "greedy"
     logits: str = "flat"
     wants: tuple[str, ...] = ()  # beginnings of kernel names; (): all
+    activations: str = "int8"  # of formats that come in two contracts
 
     @property
     def num_sampled(self) -> int:
@@ -95,6 +97,7 @@ class Timed:
 def cases(pattern: str = "") -> list[Case]:
     """All cases in whose name the regular expression is found."""
     made = [_linear_case(weight_format, rows) for weight_format in FORMATS for rows in ROWS]
+    made += [_faithful(_linear_case(weight_format, rows)) for weight_format in FAITHFUL for rows in ROWS]
     for dtype in ("bfloat16", "float32"):
         made += [
             Case(f"attention {dtype} rows={n * rows} context={context}", "int8", n * rows, context, dtype, n,
@@ -122,13 +125,17 @@ def _linear_case(weight_format: str, rows: int) -> Case:
     )
 
 
+def _faithful(case: Case) -> Case:
+    return replace(case, name=f"faithful {case.name}", activations="bfloat16")
+
+
 class KernelBench:
     """Runs cases in order; a stack is kept as long as the cases ask for the same one."""
 
     def __init__(self, isa: str, threads: int, repeats: int) -> None:
         self._isa, self._repeats = isa, repeats
         self._pool = _native.Pool(threads)
-        self._stack: tuple[tuple[str, str, bool], Stack, Probe] | None = None
+        self._stack: tuple[tuple[str, str, str, bool], Stack, Probe] | None = None
 
     def run(self, wanted: Sequence[Case]) -> Iterator[tuple[Case, Timed]]:
         for case in wanted:
@@ -136,7 +143,7 @@ class KernelBench:
 
     def _stack_of(self, case: Case) -> tuple[Stack, Probe]:
         of_attention = case.wants == ("attention",)
-        key = (case.weight_format, case.kv_dtype, of_attention)
+        key = (case.weight_format, case.activations, case.kv_dtype, of_attention)
         if self._stack is None or self._stack[0] != key:
             self._stack = None  # its memory goes before the next one's comes
             num_layers = ATTENTION_LAYERS if of_attention else num_layers_of(case.weight_format, WEIGHT_BYTES)
@@ -149,6 +156,7 @@ class KernelBench:
                 kv_dtype=case.kv_dtype,
                 num_layers=num_layers,
                 num_blocks=max(needed),
+                activations=case.activations,
             )
             self._stack = key, stack, Probe(self._pool, self._isa, stack.weights)
         return self._stack[1:]
@@ -196,7 +204,7 @@ def _limits(probe: Probe, isa: str, threads: int, units: Sequence[str]) -> Measu
         probe.read_bytes_per_s(),
         peaks.get("float32", 0),
         peaks.get("int8", 0),
-        peaks.get("tile_bfloat16", 0),
+        peaks.get("bfloat16", 0),
         peaks.get("tile_int8", 0),
     )
 
@@ -208,7 +216,7 @@ def _mean(one: Measured, other: Measured) -> Measured:
         (one.read_bytes_per_s + other.read_bytes_per_s) / 2,
         (one.float32_flops_per_s + other.float32_flops_per_s) / 2,
         (one.int8_ops_per_s + other.int8_ops_per_s) / 2,
-        (one.tile_bfloat16_flops_per_s + other.tile_bfloat16_flops_per_s) / 2,
+        (one.bfloat16_flops_per_s + other.bfloat16_flops_per_s) / 2,
         (one.tile_int8_ops_per_s + other.tile_int8_ops_per_s) / 2,
     )
 

@@ -84,6 +84,7 @@ def make_stack(
     kv_dtype: str,
     num_layers: int,
     num_blocks: int,
+    activations: str = "int8",
 ) -> Stack:
     """`num_blocks`: of the KV pool, filled with numbers."""
     spec = read_model(SHAPE | {"num_hidden_layers": num_layers})
@@ -93,6 +94,7 @@ def make_stack(
         head_format=head_format,
         kv_dtype=kv_dtype,
         max_context=spec.max_context,
+        activations=activations,
     )
     program = fuse(plain)
     weights = LoadedWeights()

@@ -26,7 +26,7 @@ class Measured:
     read_bytes_per_s: float
     float32_flops_per_s: float
     int8_ops_per_s: float
-    tile_bfloat16_flops_per_s: float = 0  # AMX; 0 where there is none
+    bfloat16_flops_per_s: float = 0  # AMX or VDPBF16PS; 0 where bf16 products are fp32 ones
     tile_int8_ops_per_s: float = 0
 
 
@@ -76,7 +76,7 @@ class Probe:
         return self._pool.read_rate(self._isa, self._data, self.reads_in_order)
 
     def operations_per_s(self, unit: str) -> float:
-        """`unit`: float32, int8, tile_bfloat16 or tile_int8; 0 where the machine has no such unit."""
+        """`unit`: float32, int8, bfloat16 or tile_int8; 0 where the machine has no such unit."""
         return self._pool.compute_rate(self._isa, unit)
 
     def measure(self, repeats: int) -> Measured:
@@ -84,7 +84,7 @@ class Probe:
         read = max(self.read_bytes_per_s() for _ in range(repeats))
         peaks = [
             max(self.operations_per_s(unit) for _ in range(repeats))
-            for unit in ("float32", "int8", "tile_bfloat16", "tile_int8")
+            for unit in ("float32", "int8", "bfloat16", "tile_int8")
         ]
         return Measured(self._isa, self._pool.workers, read, *peaks)
 
