@@ -18,8 +18,8 @@ pytestmark = pytest.mark.skipif(shutil.which("objdump") is None, reason="needs o
 ROOT = Path(__file__).parents[2]
 # Their results differ from one processor to the next.
 FORBIDDEN = re.compile(r"\b(v?rcp(14|28)?[sp]s|v?rsqrt(14|28)?[sp]s|vexp2p[sd])\b")
-# What an object library may not touch: wider registers than its own; and products of bf16 pairs, which have the
-# contract's bits only where they are fed two k of one chain (ADR 6). That is one library's business.
+# What an object library may not touch: wider registers than its own, and products of bf16 pairs. Their bits
+# are the contract's only where they are fed two k of one chain (ADR 6), which is one library's business.
 NOT_IN = {
     "_native": re.compile(r"%[yzt]mm|vdpbf16ps"),  # bindings and runtime: before anybody asked the processor
     "penstock_scalar": re.compile(r"%[yzt]mm|vdpbf16ps"),
