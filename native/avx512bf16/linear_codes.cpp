@@ -40,20 +40,17 @@ struct Nibbles {
     }
 };
 struct Int4 : Nibbles {
-    static constexpr int kBits = 4;
     explicit Int4(const Coding& coding)
         : Nibbles{table_of(_mm512_cvtepi32_ps(
               _mm512_sub_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
                                _mm512_set1_epi32(coding.bias))))} {}
 };
 struct E2M1 : Nibbles {
-    static constexpr int kBits = 4;
     explicit E2M1(const Coding&) : Nibbles{table_of(_mm512_loadu_ps(kE2M1))} {}
 };
 
 // 64 bytes as stored: four signed bytes of a column.
 struct Int8 {
-    static constexpr int kBits = 8;
     static constexpr int64_t kLines = 16;
     __m512i table{};
     explicit Int8(const Coding&) {}

@@ -24,19 +24,18 @@ PENSTOCK_INLINE __m512i odd_pairs(__m512i first, __m512i second) {
     return _mm512_mask_blend_epi16(0x55555555U, first, _mm512_srli_epi32(second, 16));
 }
 
-// Sums of R rows, each + w * the pair at `rows` + kAt of its row, in every lane. As text, because a compiler
-// loads the pair into a register of its own, and with the offset written out, because otherwise it keeps an
-// address for every row and pair.
+// sum + w * the pair `kAt` floats after `rows`, in every lane. As text, because a compiler loads the pair
+// into a register of its own, and with the offset written out, because otherwise it keeps an address for
+// every row and pair.
+template <int kAt, int kFloats>
+PENSTOCK_INLINE void add_pair(__m512& sum, const float* rows, __m512i w) {
+    __asm__("vdpbf16ps %c3(%2)%{1to16%}, %1, %0"
+            : "+v"(sum)
+            : "v"(w), "r"(rows), "i"(kAt * 4), "m"(*reinterpret_cast<const float(*)[kFloats]>(rows)));
+}
 template <int kRowChunk, int kAt, int R, std::size_t... r>
 PENSTOCK_INLINE void add_pairs(__m512 (&sums)[R], const float* rows, __m512i w, std::index_sequence<r...>) {
-    (
-        [&] {
-            __asm__("vdpbf16ps %c3(%2)%{1to16%}, %1, %0"
-                    : "+v"(sums[r])
-                    : "v"(w), "r"(rows), "i"((static_cast<int>(r) * kRowChunk + kAt) * 4),
-                      "m"(*reinterpret_cast<const float(*)[R * kRowChunk]>(rows)));
-        }(),
-        ...);
+    (add_pair<static_cast<int>(r) * kRowChunk + kAt, R * kRowChunk>(sums[r], rows, w), ...);
 }
 
 // Rows [row, row + count) of k [k, k + num_k) of a bf16 operand as [num_k / kChunk][count][kChunk / 2] pairs
@@ -56,19 +55,19 @@ PENSTOCK_INLINE void copy_pairs(const Operand& a, int64_t row, int64_t count, in
         }
 }
 
-// kPairs pairs of chains over R rows x 16 columns; `next` gives the pairs of weights, even and odd.
+// Both chains of R rows x 16 columns by two steps; `next` gives the pairs of weights, even and odd.
+template <int R, int kRowChunk, int kPair, class Next>
+PENSTOCK_INLINE void multiply_pair(const float* rows, __m512 (&even)[R], __m512 (&odd)[R], const Next& next) {
+    __m512i w_even, w_odd;
+    next(kPair, w_even, w_odd);
+    add_pairs<kRowChunk, 2 * kPair>(even, rows, w_even, std::make_index_sequence<R>());
+    add_pairs<kRowChunk, 2 * kPair + 1>(odd, rows, w_odd, std::make_index_sequence<R>());
+}
 template <int R, int kRowChunk, class Next, std::size_t... pair>
-PENSTOCK_INLINE void multiply_pairs(const float* rows, __m512 (&even)[R], __m512 (&odd)[R], Next next,
+PENSTOCK_INLINE void multiply_pairs(const float* rows, __m512 (&even)[R], __m512 (&odd)[R], const Next& next,
                                     std::index_sequence<pair...>) {
     for (int r = 0; r < R; ++r) even[r] = odd[r] = _mm512_setzero_ps();
-    (
-        [&] {
-            __m512i w_even, w_odd;
-            next(static_cast<int>(pair), w_even, w_odd);
-            add_pairs<kRowChunk, 2 * pair>(even, rows, w_even, std::make_index_sequence<R>());
-            add_pairs<kRowChunk, 2 * pair + 1>(odd, rows, w_odd, std::make_index_sequence<R>());
-        }(),
-        ...);
+    (multiply_pair<R, kRowChunk, static_cast<int>(pair)>(rows, even, odd, next), ...);
 }
 
 // A block's share of the next chunk, on its way to L2 while tile after tile is multiplied.
