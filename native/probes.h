@@ -15,9 +15,9 @@ using FlopsProbe = double(int64_t rounds, float* sink) noexcept;
 struct ProbeTable {
     ReadProbe* read;
     FlopsProbe* float32;
-    FlopsProbe* int8;                       // u8 x s8 dot products where the ISA has them, else the fp32 loop
-    FlopsProbe* bfloat16;                   // AMX or VDPBF16PS; null where bf16 products are fp32 ones
-    FlopsProbe* tile_int8;                  // AMX; null where there are no tiles
+    FlopsProbe* int8;       // u8 x s8 dot products where the ISA has them, else the fp32 loop
+    FlopsProbe* bfloat16;   // AMX or VDPBF16PS; null where bf16 products are fp32 ones
+    FlopsProbe* tile_int8;  // AMX; null where there are no tiles
 };
 
 }  // namespace penstock
