@@ -19,6 +19,7 @@ constexpr int64_t kAttentionTile = 256;
 constexpr int32_t kLeastHeads = 8;
 // Panels of one linear unit are chosen so that a unit streams at least this much.
 constexpr int64_t kLinearUnitBytes = 64 << 10;
+constexpr int64_t kManyRows = 64;
 // Channels of one unit of a convolution.
 constexpr int64_t kConvChannels = 256;
 
@@ -195,9 +196,10 @@ void Program::work(int worker) noexcept {
     }
 }
 
-int64_t Program::panel_grain(const OpRecord& op) const noexcept {
+int64_t Program::panel_grain(const OpRecord& op, int64_t rows) const noexcept {
     const int64_t share = op.weight.num_panels / pool_->workers();
-    const int64_t grain = std::max(int64_t{4}, kLinearUnitBytes / op.weight.panel_bytes);  // four streams
+    const int64_t least = rows > kManyRows ? 8 : 4;  // each unit reads its rows anew; four streams
+    const int64_t grain = std::max(least, kLinearUnitBytes / op.weight.panel_bytes);
     return grain <= share ? grain : std::max(int64_t{1}, share);
 }
 
@@ -207,7 +209,7 @@ void Program::run_expert_linear(const OpRecord& op, Units& units, int worker) no
     const int64_t per_expert = op.weight.num_panels / op.num_experts, width = value(op.output).width;
     LinearKernel* const kernel = linear_kernel(kernels_, op.weight.format, a.kind);
     int64_t begin = 0, end = 0;
-    while (units.take(worker, panel_grain(op), begin, end))
+    while (units.take(worker, panel_grain(op, 1), begin, end))
         for (int64_t unit = begin; unit < end;) {
             const int64_t index = unit / per_expert, first = unit % per_expert;
             const int64_t last = std::min(per_expert, first + end - unit);
@@ -232,7 +234,7 @@ void Program::run_heads_linear(const OpRecord& op, Units& units, int worker) noe
     const int64_t per_head = op.weight.num_panels / op.num_heads, width = op.weight.n / op.num_heads;
     LinearKernel* const kernel = linear_kernel(kernels_, op.weight.format, a.kind);
     int64_t begin = 0, end = 0;
-    while (units.take(worker, panel_grain(op), begin, end))
+    while (units.take(worker, panel_grain(op, rows), begin, end))
         for (int64_t unit = begin; unit < end;) {
             const int64_t head = unit / per_head, first = unit % per_head;
             const int64_t last = std::min(per_head, first + end - unit);
@@ -291,7 +293,7 @@ void Program::run_op(const OpRecord& op, Units& units, int worker) noexcept {
             if (op.keeps_maxima) out.maxima = maxima_;
             const Operand a = operand(op.input);
             LinearKernel* const kernel = linear_kernel(kernels_, op.weight.format, a.kind);
-            while (units.take(worker, panel_grain(op), begin, end))
+            while (units.take(worker, panel_grain(op, rows), begin, end))
                 kernel(op.weight, a, rows, out, begin, end, scratch);
             return;
         }

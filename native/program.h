@@ -149,7 +149,7 @@ class Program {
     void run_heads_linear(const OpRecord& op, Units& units, int worker) noexcept;
     int64_t num_units(const OpRecord& op) const noexcept;
     bool keep_maxima(int logits);
-    int64_t panel_grain(const OpRecord& op) const noexcept;
+    int64_t panel_grain(const OpRecord& op, int64_t rows) const noexcept;
 
     const KernelTable& kernels_;
     std::shared_ptr<Pool> pool_;

@@ -47,8 +47,8 @@ PENSTOCK_INLINE void copy_pairs(const Operand& a, int64_t row, int64_t count, in
                                                         9,  14, 12, 15, 13, 18, 16, 19, 17, 22, 20,
                                                         23, 21, 26, 24, 27, 25, 30, 28, 31, 29};
     const __m512i order = _mm512_load_si512(kOrder);
-    for (int64_t r = 0; r < count; ++r)
-        for (int64_t i = 0; i < num_k; i += 32) {
+    for (int64_t i = 0; i < num_k; i += 32)  // sixteen rows lie side by side
+        for (int64_t r = 0; r < count; ++r) {
             float* to = out + (i / kChunk * count + r) * (kChunk / 2) + i % kChunk / 2;
             const __m512i from = _mm512_loadu_si512(bfloat16_row(a, row + r, k + i));
             _mm512_storeu_si512(to, _mm512_permutexvar_epi16(order, from));

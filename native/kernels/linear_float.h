@@ -116,8 +116,8 @@ PENSTOCK_INLINE const uint16_t* bfloat16_row(const Operand& a, int64_t row, int6
 template <int64_t kChunk>
 PENSTOCK_INLINE void copy_bfloat16_rows(const Operand& a, int64_t row, int64_t count, int64_t k,
                                         int64_t num_k, float* out) {
-    for (int64_t r = 0; r < count; ++r)
-        for (int64_t i = 0; i < num_k; i += 32) {
+    for (int64_t i = 0; i < num_k; i += 32)  // sixteen rows lie side by side
+        for (int64_t r = 0; r < count; ++r) {
             const uint16_t* from = bfloat16_row(a, row + r, k + i);
             float* to = out + (i / kChunk * kChunk * count + r * kChunk + i % kChunk);
             store(to, widen_bf16(from));
