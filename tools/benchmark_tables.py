@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from penstock.bench.kernels import FORMATS
+from penstock.bench.kernels import FAITHFUL, FORMATS
 from penstock.bench.peers import LOGITS, Case, Catalogue, verdicts
 from penstock.bench.record import read
 
@@ -34,14 +34,15 @@ def kernels() -> str:
     """Products of the layers, by format and rows, on the last machine that has rows."""
     rows = read(RESULTS / "kernels.jsonl")
     found = last(
-        (r for r in rows if r["kernel"] == "layer linears"), lambda r: (r["isa"], r["format"], r["rows"])
+        (r for r in rows if r["kernel"] == "layer linears"),
+        lambda r: (r["isa"], str(r["case"]).partition(" rows=")[0], r["rows"]),
     )
     isas = dict.fromkeys(isa for isa, _, _ in found)  # type: ignore[misc]  # keys as made above
     parts = []
     for isa in isas:
         counts = sorted({r["rows"] for r in found.values() if r["isa"] == isa})
         lines = []
-        for name in FORMATS:
+        for name in (*FORMATS, *(f"faithful {name}" for name in FAITHFUL)):
             cells = [found.get((isa, name, count)) for count in counts]
             if any(cells):
                 lines.append([name, *("" if c is None else _shares(c) for c in cells)])

@@ -31,16 +31,16 @@ def test_there_is_a_case_for_every_format_and_number_of_rows_and_for_attention_a
     assert {case.logits for case in cases("sampler")} == {"flat", "peaked"}
 
 
-@pytest.mark.parametrize("weight_format", kernels.FORMATS)
-def test_rows_tell_time_rate_and_share_of_both_limits(here, small, weight_format):  # noqa: F811
-    result = here("bench", "kernels", "--json", "--filter", f"^{weight_format} rows=2$", "--repeats", "2")
+@pytest.mark.parametrize("name", [*kernels.FORMATS, *(f"faithful {name}" for name in kernels.FAITHFUL)])
+def test_rows_tell_time_rate_and_share_of_both_limits(here, small, name):  # noqa: F811
+    result = here("bench", "kernels", "--json", "--filter", f"^{name} rows=2$", "--repeats", "2")
     assert result.code == 0, result.err
     rows = [json.loads(line) for line in result.out.splitlines()]
     linears = [row for row in rows if row["kernel"] == "linear mlp.gate_up"]
 
     assert [row["rows"] for row in linears] == [2]
     for row in linears:
-        weight_bytes = 2 * 256 * 128 * FORMATS[weight_format].bytes_per_weight(128)
+        weight_bytes = 2 * 256 * 128 * FORMATS[name.removeprefix("faithful ")].bytes_per_weight(128)
         assert row["gbps"] * row["us"] * 1e3 == pytest.approx(weight_bytes)
         assert row["gops"] * row["us"] * 1e3 == pytest.approx(2 * 2 * 2 * 256 * 128)
         assert row["of_read"] > 0

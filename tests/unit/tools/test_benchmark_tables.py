@@ -12,7 +12,7 @@ def results(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark_tables, "TABLES", {"kernels": benchmark_tables.kernels})
     row = {
         "date": "2026-01-02T03:04:05", "cpu": "A cpu", "isa": "avx512", "threads": 2,
-        "kernel": "layer linears", "format": "int8", "rows": 1, "of_read": 0.5, "of_peak": 0.25,
+        "kernel": "layer linears", "case": "int8 rows=1", "rows": 1, "of_read": 0.5, "of_peak": 0.25,
     }  # fmt: skip
     rows = [row, row | {"of_read": 0.875}, row | {"rows": 4, "date": "2026-01-05T03:04:05"}]
     (tmp_path / "kernels.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
