@@ -198,7 +198,7 @@ void Program::work(int worker) noexcept {
 
 int64_t Program::panel_grain(const OpRecord& op, int64_t rows) const noexcept {
     const int64_t share = op.weight.num_panels / pool_->workers();
-    const int64_t least = rows > kManyRows ? 8 : 4;  // each unit reads its rows anew; four streams
+    const int64_t least = rows > kManyRows ? 16 : 4;  // each unit reads its rows anew; four streams
     const int64_t grain = std::max(least, kLinearUnitBytes / op.weight.panel_bytes);
     return grain <= share ? grain : std::max(int64_t{1}, share);
 }

@@ -37,8 +37,9 @@ def floor_of(
 
     Weights, keys and values count as traffic, once each, and states twice, since a step reads and writes the
     one of every request, however long its text is. Activations of a step stay in caches. Products
-    with int8 or int4 weights count against the measured int8 peak, all else against the fp32 peak. Both
-    peaks are of the vector units, so that a machine with AMX may do better than a compute floor.
+    with int8 or int4 weights count against the measured int8 peak, with bf16 weights against that of bf16
+    where the machine has one, all else against the fp32 peak. The int8 peak is of the vector units, so that a
+    machine with AMX may do better than its floor.
     """
     sizes = {"T": num_rows, "R": num_logit_rows, "B": num_requests, "S": context}
     flops = compute_s = 0.0
@@ -53,8 +54,11 @@ def floor_of(
 
 def _peak(program: Program, call: Call, measured: Measured) -> float:
     matrix = program.matrix_of(call)
-    is_integer = matrix is not None and (matrix.format or "").startswith("int")
-    return measured.int8_ops_per_s if is_integer else measured.float32_flops_per_s
+    weight_format = (matrix.format or "") if matrix is not None else ""
+    if weight_format.startswith("int"):
+        return measured.int8_ops_per_s
+    is_paired = weight_format == "bfloat16" and measured.bfloat16_flops_per_s > 0
+    return measured.bfloat16_flops_per_s if is_paired else measured.float32_flops_per_s
 
 
 def _weight_bytes(program: Program, num_logit_rows: int) -> float:
