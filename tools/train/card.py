@@ -152,7 +152,7 @@ def _training(recipe: Recipe, steps: list[dict[str, Any]], before: list[str]) ->
     return f"""\
 ## Training
 {stages}, {num_tokens / 1e6:.2f} million tokens, {minutes:.0f} minutes of wall time
-on one CPU thread, at the lowest priority of a machine that others used as well, in bfloat16 with float32
+on one CPU thread of a machine that others used as well, in bfloat16 with float32
 masters; Muon for the matrices, AdamW for embedding and norms; warm-up, a stable rate, a linear fall.
 {begun}{taught}
 `tools/train/README.md` says how to repeat it;

@@ -114,15 +114,19 @@ TINY = Recipe(
     grown_from=SAPLING.name,
     seed=21,
     warmup_steps=10,
-    muon_rate=0.008,
-    adam_rate=0.002,
+    muon_rate=0.012,
+    adam_rate=0.003,
     stages=(
-        Stage("stable", 83, 6, 512, 0.1, 0.06, 0, 0, last_rate=1.0, time_share=0.5),
-        Stage("fall", 65, 6, 512, 0.05, 0.02, 0.01, 0.02, 0, 0.12, 0.1, last_rate=0.5, time_share=0.27),
+        Stage("stable", 778, 8, 512, 0.2, 0.02, 0, 0, last_rate=1.0, time_share=0.5),
         Stage(
-            *("settle", 27, 3, 1024, 0.05, 0.02, 0.01, 0.02, 0, 0.15, 0.22),
-            first_rate=0.5,
-            time_share=0.23,
+            *("fall", 416, 4, 1024, 0.1, 0.02, 0.01, 0.01, 0, 0.1, 0.25),
+            last_rate=0.4,
+            time_share=0.3,
+        ),
+        Stage(
+            *("settle", 226, 4, 1024, 0.1, 0.015, 0.01, 0.02, 0, 0.15, 0.4),
+            first_rate=0.4,
+            time_share=0.2,
         ),
     ),
 )
@@ -142,7 +146,7 @@ SMALL = Recipe(
     ),
 )
 _DRAFT_SHAPE = ModelShape(
-    vocab_size=8192, hidden_size=128, intermediate_size=384, num_layers=2, num_heads=2, num_kv_heads=1
+    vocab_size=8192, hidden_size=128, intermediate_size=384, num_layers=4, num_heads=2, num_kv_heads=1
 )
 SPRIG = Recipe(
     name="penstock-sprig",
@@ -150,8 +154,8 @@ SPRIG = Recipe(
     teacher=SAPLING.name,
     warmup_steps=10,
     stages=(
-        Stage("stable", 1193, 4, 512, code=0.2, prose=0.0, chat=0.0, fim=0.0, last_rate=1.0, time_share=0.7),
-        Stage("fall", 738, 4, 512, 0.1, 0.0, 0.0, 0.0, shown_from=0.2, last_rate=0.4, time_share=0.3),
+        Stage("stable", 3448, 4, 512, code=0.2, prose=0.0, chat=0.0, fim=0.0, last_rate=1.0, time_share=0.6),
+        Stage("fall", 1766, 4, 512, 0.2, 0.0, 0.0, 0.0, shown_from=0.6, last_rate=0.3, time_share=0.4),
     ),
 )
 DRAFT = Recipe(
@@ -162,17 +166,17 @@ DRAFT = Recipe(
     warmup_steps=8,
     stages=(
         Stage(
-            *("distil", 10, 4, 512, 0.01, 0, 0, 0, 1.0, 0.0, 0.3),
+            *("distil", 909, 4, 512, 0.3, 0, 0, 0, 0.0, 0.0, 0.1),
             teaching=0.9,
-            first_rate=0.5,
-            last_rate=0.5,
-            time_share=0.3,
+            first_rate=0.4,
+            last_rate=0.3394,
+            time_share=0.5,
         ),
         Stage(
-            *("settle", 28, 4, 512, 0.01, 0, 0, 0, 1.0, 0.0, 0.4),
+            *("settle", 467, 4, 512, 0.3, 0, 0, 0, 0.0, 0.0, 0.4),
             teaching=0.9,
-            first_rate=0.5,
-            time_share=0.7,
+            first_rate=0.3394,
+            time_share=0.5,
         ),
     ),
 )

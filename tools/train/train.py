@@ -128,7 +128,7 @@ class Run:
         if stage.num_layers > self._model.shape.num_layers:
             self._build(deepened(self._optimizer.masters, stage.num_layers))
         for tokens, targets in self._batches(stage, done[stage.name]):
-            if until_s is not None and stage.is_constant and self._progress.elapsed_s > until_s:
+            if until_s is not None and self._progress.elapsed_s > until_s:
                 planned[stage.name] = done[stage.name]
             if done[stage.name] >= planned[stage.name]:
                 break

@@ -23,7 +23,7 @@ from tools.train.sources import Document
 from tools.train.token_loss import token_loss
 from torch import Tensor, nn
 
-_STAGE = Stage("heads", 124, 4, 256, code=0.02, prose=0.0, chat=0.0, fim=0.0, own=1.0)
+_STAGE = Stage("heads", 4000, 4, 256, code=0.008, prose=0.0, chat=0.0, fim=0.0, own=1.0)
 _UNROLLED = 2
 _FITTED_STEPS = 16  # whose rows the feature head's beginning is fitted to
 _RECIPE = replace(TINY, warmup_steps=5)
