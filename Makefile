@@ -28,7 +28,7 @@ $(STAMP): $(VENV)/.created pyproject.toml $(NATIVE)
 
 demo: $(STAMP)
 	@printf '%s\n' 'def read_lines(path):' '    """Return the lines of a file."""' | \
-	  $(BIN)/penstock run $(MODEL) --prompt - --max-tokens 40 --seed 3 --stats
+	  $(BIN)/penstock run $(MODEL) --prompt - --max-tokens 40 --seed 4 --stats
 
 serve: $(STAMP)
 	$(BIN)/penstock serve $(MODEL)
