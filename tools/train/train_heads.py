@@ -1,18 +1,21 @@
-"""Train the speculation heads on a frozen network: seeded, from nothing, in one go of a few minutes.
+"""Train the speculation heads on a frozen network: seeded, in goes of some minutes.
 
 Called by __main__.py. The target's own text comes first, because that is what heads must guess; a part of the
-corpus keeps them general. Writes `heads/medusa.safetensors` and `heads/eagle.safetensors` beside the weights.
+corpus keeps them general. Heads that were trained for these very weights are trained on. Writes
+`heads/medusa.safetensors` and `heads/eagle.safetensors` beside the weights.
 """
 
 import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tools.train.heads import CHAIN, FeatureHead, MedusaHeads
 from tools.train.model import Decoder, document_mask
@@ -24,9 +27,10 @@ from tools.train.token_loss import token_loss
 from torch import Tensor, nn
 
 _STAGE = Stage("heads", 4000, 4, 256, code=0.008, prose=0.0, chat=0.0, fim=0.0, own=1.0)
-_UNROLLED = 2
+_UNROLLED = 3
 _FITTED_STEPS = 16  # whose rows the feature head's beginning is fitted to
 _RECIPE = replace(TINY, warmup_steps=5)
+_GOING_ON = 0.5  # of the rates, where heads are trained on
 _RATES = {"medusa": 0.05, "eagle": 0.015}  # one begins at nothing, the other close to its goal
 
 
@@ -46,10 +50,15 @@ def train_heads(
     target.requires_grad_(requires_grad=False)
     packer = Packer(tokenizer, documents, _STAGE, seed=_RECIPE.seed)
     eagle = FeatureHead(target.shape)
-    eagle.begin_as(target, [torch.from_numpy(rows) for rows, _ in islice(packer.batches(0), _FITTED_STEPS)])
     heads = nn.ModuleDict({"medusa": MedusaHeads(target.shape), "eagle": eagle})
+    scale = _GOING_ON
+    if not go_on(heads, folder, digest := digest_of(target)):
+        scale = 1.0
+        rows = [torch.from_numpy(tokens) for tokens, _ in islice(packer.batches(0), _FITTED_STEPS)]
+        eagle.begin_as(target, rows)
+    rates = {name: scale * rate for name, rate in _RATES.items()}
     optimizers = [
-        MixedOptimizer(head, replace(_RECIPE, muon_rate=_RATES[name], adam_rate=_RATES[name] / 5))
+        MixedOptimizer(head, replace(_RECIPE, muon_rate=rates[name], adam_rate=rates[name] / 5))
         for name, head in heads.items()
     ]
     heads.bfloat16()
@@ -70,7 +79,29 @@ def train_heads(
         record = {"step": step, **{name: round(loss.item(), 4) for name, loss in losses.items()}}
         with log.open("a") as file:
             file.write(json.dumps({**record, "elapsed_s": round(time.monotonic() - started_s, 1)}) + "\n")
-    _store(heads, folder)
+    store(heads, folder, digest)
+
+
+def digest_of(target: Decoder) -> str:
+    """Of the weights that heads are trained for."""
+    weights = sha256()
+    for tensor in target.state_dict().values():
+        weights.update(tensor.view(torch.uint8).numpy().tobytes())
+    return weights.hexdigest()
+
+
+def go_on(heads: nn.ModuleDict, folder: Path, target: str) -> bool:
+    """Take up stored heads, if they were trained for this target."""
+    files = {name: folder / f"{name}.safetensors" for name in heads}
+    for file in files.values():
+        if not file.is_file():
+            return False
+        with safe_open(file, "pt") as stored:
+            if (stored.metadata() or {}).get("target") != target:
+                return False
+    for name, head in heads.items():
+        head.load_state_dict({key: tensor.float() for key, tensor in load_file(files[name]).items()})
+    return True
 
 
 def _losses(target: Decoder, heads: nn.ModuleDict, tokens: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -104,10 +135,10 @@ def _every(count: int, first: int, targets: Tensor) -> Tensor:
     return kept
 
 
-def _store(heads: nn.ModuleDict, folder: Path) -> None:
+def store(heads: nn.ModuleDict, folder: Path, target: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, head in heads.items():
         weights = {key: tensor.detach().bfloat16().contiguous() for key, tensor in head.state_dict().items()}
         file = folder / f"{name}.safetensors"
-        save_file(weights, file, metadata={"format": "pt", "chain": str(CHAIN)})
+        save_file(weights, file, metadata={"format": "pt", "chain": str(CHAIN), "target": target})
         file.chmod(0o644)

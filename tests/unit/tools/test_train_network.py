@@ -202,3 +202,23 @@ def test_acceptance_of_a_target_by_itself_is_whole() -> None:
     assert found["sampled"] == pytest.approx(1.0)
     assert chains["draft"] == pytest.approx(CHAIN)
     assert 0 <= chains["eagle"] <= CHAIN
+
+
+def test_heads_are_trained_on_for_the_weights_they_were_made_for_and_no_others(tmp_path) -> None:
+    from tools.train.heads import FeatureHead, MedusaHeads
+    from tools.train.model import Decoder, init_weights
+    from tools.train.train_heads import digest_of, go_on, store
+
+    targets = [Decoder(SHAPE), Decoder(SHAPE)]
+    for seed, target in enumerate(targets):
+        init_weights(target, seed=seed)
+    made, other = (
+        torch.nn.ModuleDict({"medusa": MedusaHeads(SHAPE), "eagle": FeatureHead(SHAPE)}) for _ in range(2)
+    )
+    assert not go_on(other, tmp_path, digest_of(targets[0]))
+    store(made, tmp_path, digest_of(targets[0]))
+
+    assert not go_on(other, tmp_path, digest_of(targets[1]))
+    assert go_on(other, tmp_path, digest_of(targets[0]))
+    for name, tensor in other.state_dict().items():
+        assert torch.equal(tensor, made.state_dict()[name].bfloat16().float())
