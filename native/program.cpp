@@ -19,6 +19,7 @@ constexpr int64_t kAttentionTile = 256;
 constexpr int32_t kLeastHeads = 8;
 // Panels of one linear unit are chosen so that a unit streams at least this much.
 constexpr int64_t kLinearUnitBytes = 64 << 10;
+// More rows than these, and a unit has more panels: each copies the rows anew.
 constexpr int64_t kManyRows = 64;
 // Channels of one unit of a convolution.
 constexpr int64_t kConvChannels = 256;
@@ -198,7 +199,7 @@ void Program::work(int worker) noexcept {
 
 int64_t Program::panel_grain(const OpRecord& op, int64_t rows) const noexcept {
     const int64_t share = op.weight.num_panels / pool_->workers();
-    const int64_t least = rows > kManyRows ? 16 : 4;  // each unit reads its rows anew; four streams
+    const int64_t least = rows > kManyRows ? 16 : 4;  // four streams
     const int64_t grain = std::max(least, kLinearUnitBytes / op.weight.panel_bytes);
     return grain <= share ? grain : std::max(int64_t{1}, share);
 }

@@ -101,8 +101,7 @@ struct BlockArgs {
     const std::byte* ahead;
     int64_t ahead_step, ahead_bytes;
     const Coding& coding;
-    const float*
-        row_sums;  // of groups up to each 32 k, where codes have offsets: [num_k / 32][row_sums_stride]
+    const float* row_sums;  // of groups up to each 32 k, for offsets: [num_k / 32][row_sums_stride]
     int64_t row_sums_stride;
 };
 

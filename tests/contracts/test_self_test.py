@@ -18,5 +18,5 @@ def test_one_wrong_bit_is_noticed_and_the_kernel_named(isa: str, fallback: str, 
     assert _native.test_self_test(isa, fallback, kernel) == kernel
 
 
-def test_nothing_is_dropped_where_amx_is_right_or_absent() -> None:
+def test_nothing_is_dropped_where_every_instruction_set_is_right_or_absent() -> None:
     assert _native.dropped_isa() == ""

@@ -94,7 +94,15 @@ class Workshop:
         log = self.folders.record(TINY.name) / "heads.jsonl"
         documents = self._documents(TINY.name)
         target, tokenizer = load_model(folder).bfloat16(), self._tokenizer(TINY)
-        train_heads(target, tokenizer, documents, folder / "heads", log, max_minutes=self.max_minutes)
+        train_heads(
+            target,
+            tokenizer,
+            documents,
+            folder / "heads",
+            log,
+            max_minutes=self.max_minutes,
+            from_nothing=self.folders.from_nothing.is_file(),
+        )
 
     def evaluate(self, recipe: Recipe) -> None:
         """Measure a checkpoint on the held-out test split; write the numbers and the card."""

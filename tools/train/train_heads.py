@@ -43,6 +43,7 @@ def train_heads(
     *,
     num_steps: int = _STAGE.num_steps,
     max_minutes: float | None = None,
+    from_nothing: bool = False,
 ) -> None:
     """Train both kinds at once, so that the target runs once for both; store them in bfloat16."""
     torch.set_num_threads(1)
@@ -51,8 +52,8 @@ def train_heads(
     packer = Packer(tokenizer, documents, _STAGE, seed=_RECIPE.seed)
     eagle = FeatureHead(target.shape)
     heads = nn.ModuleDict({"medusa": MedusaHeads(target.shape), "eagle": eagle})
-    scale = _GOING_ON
-    if not go_on(heads, folder, digest := digest_of(target)):
+    digest, scale = digest_of(target), _GOING_ON
+    if from_nothing or not go_on(heads, folder, digest):
         scale = 1.0
         rows = [torch.from_numpy(tokens) for tokens, _ in islice(packer.batches(0), _FITTED_STEPS)]
         eagle.begin_as(target, rows)
